@@ -9,7 +9,8 @@
     ├── DownloadFailed          the users' frame around the true cause (404, 422, 501, 502, 507)
     ├── ConfigInvalid 422       the config as a whole, with line numbers
     └── ServiceError            ours or the upstream's fault (5xx)
-        ├── EngineFailed 503 · Unavailable 503 · UpstreamFailed 502 · UpstreamTimeout 504
+        ├── EngineFailed 503 · Unavailable 503 · UpstreamTimeout 504
+        ├── UpstreamFailed 502 ── ConnectFailed (nothing was sent: safe to try elsewhere)
         └── Internal 500
 
 Errors are raised anywhere and rendered once, at the edge, by `render_openai`, `render_anthropic` or `render_detail`.
@@ -163,7 +164,7 @@ class HeadersTooLarge(RequestError):
 
 
 class ConfigInvalid(BridgeError):
-    """The configuration as a whole cannot be used; `problems` is one line per problem, with line numbers where known."""
+    """The configuration as a whole cannot be used; `problems` names each, with line numbers where known."""
 
     status = 422
     code = "config_invalid"
@@ -209,6 +210,13 @@ class UpstreamFailed(ServiceError):
     code = "upstream_failed"
     ja = "接続先 {upstream} が応答の途中で失敗しました: {reason}"
     en = "The upstream {upstream} failed: {reason}"
+
+
+class ConnectFailed(UpstreamFailed):
+    """The connection could not be made, so not a byte of the request was sent."""
+
+    ja = "接続先 {upstream} に接続できません: {reason}"
+    en = "Cannot connect to the upstream {upstream}: {reason}"
 
 
 class UpstreamTimeout(ServiceError):
@@ -269,5 +277,5 @@ def language(accept_language: str, default: Lang = "ja") -> Lang:
             continue
         for lang in ("ja", "en"):
             if tag.strip().lower().split("-")[0] == lang and q > best_q:
-                best, best_q = lang, q  # type: ignore[assignment]
+                best, best_q = lang, q
     return best

@@ -1,7 +1,7 @@
 """Every setting, declared once: name, type, default, what it means in both languages.
 
-This is the only file that reads `os.environ`. `.env` in the working directory (then in the data directory) fills what the
-environment leaves unset. `.env.example` and the configuration page are derived from `SETTINGS`, and a test holds them equal.
+This is the only file that reads `os.environ`. `.env` in the working directory (then in the data directory) fills what
+the environment leaves unset. `.env.example` and the READMEs' tables follow `SETTINGS`; a test holds them equal.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ class Settings:
     log_level: str = _setting("INFO", _choice(*LOG_LEVELS), "ログの詳しさ", "log level")
     offline: bool = _setting(False, _flag, "外部に接続しない", "never connect to the outside")
     import_dir: Path | None = _setting(
-        None, _path, "取り込んでよい .gguf の置き場所（既定: HOME/import）", "folder that .gguf files may be imported from"
+        None, _path, "取り込む .gguf の置き場所（既定: HOME/import）", "folder that .gguf files are imported from"
     )
-    context: int = _setting(0, _number(0, 1 << 20), "文脈長（0: モデルに従う、上限 8192）", "context tokens, 0: model's, ≤ 8192")
+    context: int = _setting(0, _number(0, 1 << 20), "文脈長（0: モデルの値、最大 8192）", "context, 0: model's, ≤ 8192")
     parallel: int = _setting(4, _number(1, 64), "同時に生成する数", "sequences decoded at once")
     threads: int = _setting(0, _number(0, 512), "生成スレッド数（0: 自動）", "threads, 0: automatic")
     grace: int = _setting(30, _number(0, 3600), "停止時に待つ秒数", "seconds running requests get at stop")
-    max_body: int = _setting(32 << 20, _number(1024, 1 << 30), "リクエスト本文の上限バイト", "largest request body in bytes")
+    max_body: int = _setting(32 << 20, _number(1024, 1 << 30), "リクエスト本文の上限バイト", "largest request body")
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Everything else that was set, for `os.environ/NAME` in the config and the variables honoured as they are."""
 

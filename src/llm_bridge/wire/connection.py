@@ -1,0 +1,313 @@
+"""One client socket: bytes → one checked request at a time → a handler.
+
+Invariants
+- Nothing reaches a handler that `head.check` and the guard have not passed, and no body byte is kept that the matched
+  route's limit does not cover.
+- One request of a connection is handled at a time; bytes that arrive meanwhile wait, unparsed, and past 64 KiB the
+  socket is no longer read (pipelining, RFC 9112 9.3.2).
+- The end of the client's stream cancels the handler at once, in whatever it waits for.
+- Deadlines are an attribute that the server's one timer looks at, so an ordinary request costs no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from llm_bridge.errors import BridgeError, HeadersTooLarge, Internal, RequestTimeout, TooLarge
+from llm_bridge.wire.exchange import Exchange, Handler
+from llm_bridge.wire.head import MAX_FIELDS, MAX_HEAD, SINGLE, Head, bad, check
+
+if TYPE_CHECKING:
+    from llm_bridge.wire.server import Server
+
+_HEAD_SECONDS = 10.0  # from the first byte of a head (or from the connection) to its end
+_IDLE_SECONDS = 75.0  # keep-alive
+_BODY_SECONDS = 60.0  # a body may take this long, or longer while it comes at _BODY_RATE
+_BODY_RATE = 1024.0  # bytes per second
+_STALL_SECONDS = 60.0  # a client that reads nothing for this long has left
+_LINGER_SECONDS = 2.0  # after a refusal, so that the answer is not lost to a reset (RFC 9112 9.6)
+_BACKLOG = 64 * 1024
+_WRITE_HIGH = 256 * 1024
+_PIPELINE_MAX = 64
+
+log = logging.getLogger("llm_bridge.wire")
+
+
+class Connection(asyncio.Protocol):
+    """One client socket."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.transport: asyncio.Transport
+        self.peer = ""
+        self.task: asyncio.Task[None] | None = None
+        self.exchange: Exchange | None = None
+        self.keep_alive = True
+        self.write_paused = False
+        self.deadline = 0.0
+        self._drained: asyncio.Future[None] | None = None
+        self._queue: list[tuple[Head, Handler | BridgeError, bytes]] = []
+        self._backlog: list[bytes] = []
+        self._backlog_size = 0
+        self._deaf = False  # a refusal is under way: nothing more is read from this client
+        self._parser = httptools.HttpRequestParser(self)
+        self._start_message()
+
+    def _start_message(self) -> None:
+        self._target = b""
+        self._fields: dict[bytes, bytes] = {}
+        self._began = False
+        self._count = self._raw = 0
+        self._repeated = b""
+        self._head: Head | None = None
+        self._handler: Handler | None = None
+        self._limit = 0
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._body_since = 0.0
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if peer else ""
+        self.deadline = self.server.now() + _HEAD_SECONDS
+        self.server.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self.task is not None:
+            self._backlog.append(data)
+            self._backlog_size += len(data)
+            if self._backlog_size > _BACKLOG:
+                self.transport.pause_reading()
+            return
+        self._feed(data)
+
+    def eof_received(self) -> bool:
+        # A client that ends its side while its request is being handled has left: no HTTP client in use waits for an
+        # answer after its own FIN, and the work must end now, not when the answer fails to be written.
+        if self.task is not None:
+            self.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.forget(self)
+        self._deaf = True
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self.task is not None:
+            self.task.cancel()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self.deadline = self.server.now() + _STALL_SECONDS
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.deadline = 0.0 if self.task is not None else self.server.now() + _IDLE_SECONDS
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def writable(self) -> None:
+        """Wait until the client has taken enough of what was written."""
+        while self.write_paused and not self._deaf:
+            self._drained = self.server.loop.create_future()
+            await self._drained
+
+    # -- parsing
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer to switch protocols may be ignored (RFC 9110 7.8); the parser stops there, so it starts anew.
+            self._parser = httptools.HttpRequestParser(self)
+            if rest := data[upgrade.args[0] :]:
+                self.data_received(rest)
+        except httptools.HttpParserCallbackError as wrapped:
+            cause = wrapped.__context__
+            self._refuse(cause if isinstance(cause, BridgeError) else self._crashed(wrapped))
+        except httptools.HttpParserError:
+            self._refuse(bad("HTTP/1.1 として正しくないリクエストです", "malformed HTTP/1.1 request"))
+        else:
+            if self._began and self._head is None:
+                self._raw += len(data)
+                if self._raw > MAX_HEAD:
+                    self._refuse(HeadersTooLarge())
+
+    def _crashed(self, error: Exception) -> BridgeError:
+        log.error("request parsing failed", exc_info=error)
+        return Internal(request_id="-")
+
+    def on_message_begin(self) -> None:
+        self._began = True
+        if self.task is None:
+            self.deadline = self.server.now() + _HEAD_SECONDS
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count += 1
+        if self._count > MAX_FIELDS:
+            raise HeadersTooLarge
+        if self._head is not None:  # a trailer field: it comes after the checks, so it may not change what they saw
+            return
+        key = name.lower()
+        if key in self._fields:
+            if key in SINGLE:
+                self._repeated = key
+            value = self._fields[key] + b", " + value
+        self._fields[key] = value
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        head = Head(
+            parser.get_method().decode("ascii"),
+            self._target,
+            self._fields,
+            parser.get_http_version(),
+            parser.should_keep_alive(),
+            self.peer,
+        )
+        if sum(len(k) + len(v) + 4 for k, v in self._fields.items()) + len(self._target) > MAX_HEAD:
+            raise HeadersTooLarge
+        check(head, self._repeated)
+        self.server.guard.check(head)
+        self._head = head
+        self._handler, self._limit = self.server.app.route(head)
+        length = head.fields.get(b"content-length", b"0")
+        if len(length) > 18 or int(length) > self._limit:
+            raise TooLarge(limit=self._limit)
+        self._body_since = self.server.now()
+        if self.task is not None:
+            return
+        self.deadline = self._body_since + _BODY_SECONDS
+        if b"expect" in head.fields:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
+        if self._body_size > self._limit:
+            raise TooLarge(limit=self._limit)
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        head, handler = self._head, self._handler
+        if head is None or handler is None or len(self._queue) >= _PIPELINE_MAX:
+            raise bad("先送りされたリクエストが多すぎます", "too many pipelined requests")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._start_message()
+        self._submit(head, handler, body)
+
+    # -- handling
+
+    def _submit(self, head: Head, handler: Handler | BridgeError, body: bytes) -> None:
+        if self.task is not None:
+            self._queue.append((head, handler, body))
+            return
+        self.deadline = 0.0
+        self.keep_alive = head.keep_alive and not self.server.draining
+        exchange = Exchange(self, head, body, self.server.next_id())
+        self.exchange = exchange
+        self.server.active.add(exchange)
+        self.task = self.server.loop.create_task(self._run(exchange, handler))
+
+    def _refuse(self, error: BridgeError) -> None:
+        """Answer with `error` and close: what follows on this connection can no longer be trusted."""
+        head = self._head or Head("GET", self._target or b"/", self._fields, "1.1", False, self.peer)
+        head.keep_alive = False
+        self._deaf = True
+        self._submit(head, error, b"")
+
+    async def _run(self, exchange: Exchange, handler: Handler | BridgeError) -> None:
+        app = self.server.app
+        try:
+            if isinstance(handler, BridgeError):
+                raise handler
+            await handler(exchange)
+        except asyncio.CancelledError:
+            if exchange.failed is None:  # the client left
+                self.abort()
+            else:
+                exchange.fail(app, exchange.failed)
+        except BridgeError as error:
+            exchange.fail(app, error)
+        except Exception as error:  # the root of a request: whatever went wrong, the client gets an answer
+            log.error("request %s failed", exchange.id, exc_info=error)
+            exchange.fail(app, Internal(request_id=exchange.id))
+        finally:
+            self._done(exchange)
+
+    def _done(self, exchange: Exchange) -> None:
+        self.server.active.discard(exchange)
+        self.server.count(exchange)
+        self.task = None
+        self.exchange = None
+        if self.transport.is_closing():
+            return
+        if not exchange.finished:
+            self.abort()
+        elif not self.keep_alive:
+            self._linger()
+        elif self._queue:
+            self._submit(*self._queue.pop(0))
+        else:
+            if not self.write_paused:  # else the stall deadline goes on
+                self.deadline = self.server.now() + (_HEAD_SECONDS if self._began else _IDLE_SECONDS)
+            self._replay()
+
+    def _replay(self) -> None:
+        """Feed what arrived while a request was being handled."""
+        if not self._backlog:
+            return
+        data = b"".join(self._backlog)
+        self._backlog.clear()
+        if self._backlog_size > _BACKLOG:
+            self.transport.resume_reading()
+        self._backlog_size = 0
+        self._feed(data)
+
+    def _linger(self) -> None:
+        self._deaf = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.transport.resume_reading()
+            unsent = self.transport.get_write_buffer_size() > 0
+            self.deadline = self.server.now() + (_STALL_SECONDS if unsent else _LINGER_SECONDS)
+        else:
+            self.transport.close()
+
+    # -- ends
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def abort(self) -> None:
+        self._deaf = True
+        self.transport.abort()
+
+    def expire(self, now: float) -> None:
+        """Called twice a second: end what has run past its deadline."""
+        if not self.deadline or now < self.deadline:
+            return
+        if self.task is not None or self._deaf or self.write_paused or not self._began:
+            self.abort()  # a client that reads nothing, lingers after a refusal, or idles
+        elif self._head is not None and self._body_size / max(now - self._body_since, 1.0) >= _BODY_RATE:
+            return
+        else:
+            self._refuse(RequestTimeout())
+
+    @property
+    def waiting(self) -> bool:
+        """No request of this connection is being handled."""
+        return self.task is None
