@@ -135,6 +135,11 @@ class Settings:
     def language(self) -> Lang:
         return "en" if self.lang == "en" else "ja"
 
+    def secrets(self) -> tuple[str, ...]:
+        """Every value that must never be shown: our own keys, and whatever is named like a key or token."""
+        named = (v for n, v in self.environ.items() if n.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")))
+        return tuple(value for value in (self.api_key, self.admin_key, *named) if value)
+
     def secret(self, name: str) -> str:
         """The value of an environment variable the config refers to, or an empty string."""
         return self.environ.get(name, "")

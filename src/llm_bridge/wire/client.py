@@ -10,13 +10,14 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from types import TracebackType
 from typing import Self, cast
 
 import httptools
 
-from llm_bridge.errors import ConnectFailed, UpstreamFailed, UpstreamTimeout
+from llm_bridge.errors import ConnectFailed, ServiceError, UpstreamFailed, UpstreamTimeout
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -49,6 +50,7 @@ class _Connection(asyncio.Protocol):
         "parser",
         "paused",
         "phase",
+        "reusable",
         "reused",
         "size",
         "status",
@@ -70,7 +72,7 @@ class _Connection(asyncio.Protocol):
         self.headers: list[tuple[str, str]] = []
         self.chunks: list[bytes] = []
         self.size = self.status = self.head_bytes = 0
-        self.headed = self.complete = self.framed = self.paused = False
+        self.headed = self.complete = self.framed = self.paused = self.reusable = False
         self.error: Exception | None = None
         self.deadline = 0.0
         self.phase = ""
@@ -137,6 +139,7 @@ class _Connection(asyncio.Protocol):
             self.framed = False
             return
         self.complete = True
+        self.reusable = self.parser.should_keep_alive()  # only known here: the parser forgets it with the message
         self.deadline = 0.0
 
     # -- for Response and Upstream
@@ -225,6 +228,15 @@ class Response:
                 raise UpstreamFailed(upstream=self._connection.owner.name, reason=f"response over {limit} bytes")
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def rest(self) -> None:
+        """Let the last bytes of a finished exchange come, for at most a second, so that the connection is reused."""
+        connection = self._connection
+        connection.limits = (1.0, 1.0)
+        connection.deadline = connection.owner.loop.time() + 1.0 if not connection.complete else 0.0
+        with contextlib.suppress(ServiceError):
+            while await self.read():
+                pass
 
     async def __aenter__(self) -> Self:
         return self
@@ -343,13 +355,7 @@ class Upstream:
         if connection not in self._busy:
             return
         self._busy.discard(connection)
-        reusable = (
-            connection.complete
-            and connection.error is None
-            and not connection.lost
-            and connection.framed
-            and connection.parser.should_keep_alive()
-        )
+        reusable = connection.complete and connection.error is None and not connection.lost and connection.reusable
         if not reusable or len(self._idle) >= _IDLE_MAX:
             connection.phase = ""
             connection.abort()

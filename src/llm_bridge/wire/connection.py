@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -24,17 +25,32 @@ from llm_bridge.wire.head import MAX_FIELDS, MAX_HEAD, SINGLE, Head, bad, check
 if TYPE_CHECKING:
     from llm_bridge.wire.server import Server
 
-_HEAD_SECONDS = 10.0  # from the first byte of a head (or from the connection) to its end
-_IDLE_SECONDS = 75.0  # keep-alive
-_BODY_SECONDS = 60.0  # a body may take this long, or longer while it comes at _BODY_RATE
-_BODY_RATE = 1024.0  # bytes per second
-_STALL_SECONDS = 60.0  # a client that reads nothing for this long has left
-_LINGER_SECONDS = 2.0  # after a refusal, so that the answer is not lost to a reset (RFC 9112 9.6)
 _BACKLOG = 64 * 1024
+_DEAF_MAX = 16 << 20  # bytes thrown away after a refusal before the client is cut off
 _WRITE_HIGH = 256 * 1024
 _PIPELINE_MAX = 64
 
 log = logging.getLogger("llm_bridge.wire")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds a client may take, and bytes per second it must keep up.
+
+    Attributes:
+        head: from the first byte of a head (or from the connection) to the end of the head.
+        idle: between two requests on one connection.
+        body, rate: a body may take `body` seconds, or longer while it comes at `rate` bytes per second.
+        stall: without reading anything of an answer; then the client has left.
+        linger: after a refusal, so that the answer is not lost to a reset (RFC 9112 9.6).
+    """
+
+    head: float = 10.0
+    idle: float = 75.0
+    body: float = 60.0
+    rate: float = 1024.0
+    stall: float = 60.0
+    linger: float = 2.0
 
 
 class Connection(asyncio.Protocol):
@@ -60,7 +76,7 @@ class Connection(asyncio.Protocol):
     def _start_message(self) -> None:
         self._target = b""
         self._fields: dict[bytes, bytes] = {}
-        self._began = False
+        self._began = self._unread = self._resuming = False
         self._count = self._raw = 0
         self._repeated = b""
         self._head: Head | None = None
@@ -77,11 +93,14 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if peer else ""
-        self.deadline = self.server.now() + _HEAD_SECONDS
+        self.deadline = self.server.now() + self.server.limits.head
         self.server.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._backlog_size += len(data)
+            if self._backlog_size > _DEAF_MAX:
+                self.abort()
             return
         if self.task is not None:
             self._backlog.append(data)
@@ -108,11 +127,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.deadline = self.server.now() + _STALL_SECONDS
+        self.deadline = self.server.now() + self.server.limits.stall
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.deadline = 0.0 if self.task is not None else self.server.now() + _IDLE_SECONDS
+        self.deadline = 0.0 if self.task is not None else self.server.now() + self.server.limits.idle
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -128,10 +147,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer to switch protocols may be ignored (RFC 9110 7.8); the parser stops there, so it starts anew.
-            self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as wrapped:
             cause = wrapped.__context__
             self._refuse(cause if isinstance(cause, BridgeError) else self._crashed(wrapped))
@@ -143,19 +159,39 @@ class Connection(asyncio.Protocol):
                 if self._raw > MAX_HEAD:
                     self._refuse(HeadersTooLarge())
 
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on after an offer to switch protocols, which may be ignored (RFC 9110 7.8); Java's client always makes it.
+
+        The parser stops at such a head and leaves out its body, so a new one is set to where that body begins.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if not self._unread:
+            if rest:
+                self.data_received(rest)
+            return
+        self._unread, self._resuming = False, True
+        length = self._fields.get(b"content-length")
+        framing = b"content-length: " + length if length is not None else b"transfer-encoding: chunked"
+        self._feed(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n" + rest)
+
     def _crashed(self, error: Exception) -> BridgeError:
         log.error("request parsing failed", exc_info=error)
         return Internal(request_id="-")
 
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         self._began = True
         if self.task is None:
-            self.deadline = self.server.now() + _HEAD_SECONDS
+            self.deadline = self.server.now() + self.server.limits.head
 
     def on_url(self, url: bytes) -> None:
-        self._target += url
+        if not self._resuming:
+            self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._resuming:
+            return
         self._count += 1
         if self._count > MAX_FIELDS:
             raise HeadersTooLarge
@@ -169,6 +205,9 @@ class Connection(asyncio.Protocol):
         self._fields[key] = value
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            self._resuming = False
+            return
         parser = self._parser
         head = Head(
             parser.get_method().decode("ascii"),
@@ -183,14 +222,16 @@ class Connection(asyncio.Protocol):
         check(head, self._repeated)
         self.server.guard.check(head)
         self._head = head
+        self.server.accepting(head)
         self._handler, self._limit = self.server.app.route(head)
         length = head.fields.get(b"content-length", b"0")
         if len(length) > 18 or int(length) > self._limit:
             raise TooLarge(limit=self._limit)
+        self._unread = parser.should_upgrade() and head.has_body
         self._body_since = self.server.now()
         if self.task is not None:
             return
-        self.deadline = self._body_since + _BODY_SECONDS
+        self.deadline = self._body_since + self.server.limits.body
         if b"expect" in head.fields:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -201,6 +242,8 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if self._unread:
+            return
         head, handler = self._head, self._handler
         if head is None or handler is None or len(self._queue) >= _PIPELINE_MAX:
             raise bad("先送りされたリクエストが多すぎます", "too many pipelined requests")
@@ -262,7 +305,9 @@ class Connection(asyncio.Protocol):
             self._submit(*self._queue.pop(0))
         else:
             if not self.write_paused:  # else the stall deadline goes on
-                self.deadline = self.server.now() + (_HEAD_SECONDS if self._began else _IDLE_SECONDS)
+                self.deadline = self.server.now() + (
+                    self.server.limits.head if self._began else self.server.limits.idle
+                )
             self._replay()
 
     def _replay(self) -> None:
@@ -282,7 +327,7 @@ class Connection(asyncio.Protocol):
             self.transport.write_eof()
             self.transport.resume_reading()
             unsent = self.transport.get_write_buffer_size() > 0
-            self.deadline = self.server.now() + (_STALL_SECONDS if unsent else _LINGER_SECONDS)
+            self.deadline = self.server.now() + (self.server.limits.stall if unsent else self.server.limits.linger)
         else:
             self.transport.close()
 
@@ -302,7 +347,7 @@ class Connection(asyncio.Protocol):
             return
         if self.task is not None or self._deaf or self.write_paused or not self._began:
             self.abort()  # a client that reads nothing, lingers after a refusal, or idles
-        elif self._head is not None and self._body_size / max(now - self._body_since, 1.0) >= _BODY_RATE:
+        elif self._head is not None and self._body_size / max(now - self._body_since, 1.0) >= self.server.limits.rate:
             return
         else:
             self._refuse(RequestTimeout())

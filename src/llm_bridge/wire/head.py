@@ -75,7 +75,7 @@ class Head:
 
 def unquoted(segment: str) -> str:
     """A path segment decoded once, for ids that hold ``/`` or ``:``."""
-    return unquote(segment, errors="strict")
+    return unquote(segment, errors="replace")
 
 
 def check(head: Head, repeated: bytes) -> None:

@@ -9,9 +9,10 @@ import socket
 
 from llm_bridge.errors import Unavailable
 from llm_bridge.settings import Bind
-from llm_bridge.wire.connection import Connection
+from llm_bridge.wire.connection import Connection, Limits
 from llm_bridge.wire.exchange import App, Exchange
 from llm_bridge.wire.guard import Guard
+from llm_bridge.wire.head import Head
 
 _SWEEP = 0.5  # seconds between two looks at the deadlines
 
@@ -19,9 +20,10 @@ _SWEEP = 0.5  # seconds between two looks at the deadlines
 class Server:
     """One listener. `start` binds, `drain` ends."""
 
-    def __init__(self, app: App, guard: Guard, *, max_connections: int = 4096) -> None:
+    def __init__(self, app: App, guard: Guard, limits: Limits | None = None, *, max_connections: int = 4096) -> None:
         self.app = app
         self.guard = guard
+        self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.active: set[Exchange] = set()
@@ -73,34 +75,48 @@ class Server:
             connection.expire(now)
         self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
 
+    def accepting(self, head: Head) -> None:
+        """While draining, new calls are told to come back; probes still get their honest answer.
+
+        Raises:
+            Unavailable: this process is about to end.
+        """
+        if self.draining and not head.path.startswith("/health"):
+            raise _closing()
+
     async def drain(self, grace: float) -> int:
-        """Stop listening, let running requests end within `grace` seconds, end the rest with an error.
+        """Let running requests end within `grace` seconds, end the rest with an error, then stop listening.
+
+        The port stays open until the last request is done: a closed port would reset clients whose connection the
+        kernel has already accepted.
 
         Returns:
-            how many were ended by force.
+            how many requests were ended by force.
         """
         self.draining = True
-        for listener in self._listeners:
-            listener.close()
-        for connection in tuple(self._connections):
+        for connection in self._connections:
             connection.keep_alive = False
-            if connection.waiting:
-                connection.transport.close()
-        tasks = [exchange.task for exchange in self.active if exchange.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
+        await self._settle(grace)
         left = tuple(self.active)
         for exchange in left:
-            reason = ("サーバーを停止しています", "the server is shutting down")
-            exchange.interrupt(Unavailable(reason=reason, retry_after=5))
-        tasks = [exchange.task for exchange in left if exchange.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+            exchange.interrupt(_closing())
+        await self._settle(1.0)
+        for listener in self._listeners:
+            listener.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in tuple(self._connections):
             connection.transport.close()
         return len(left)
+
+    async def _settle(self, seconds: float) -> None:
+        tasks = [exchange.task for exchange in self.active if exchange.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+
+def _closing() -> Unavailable:
+    return Unavailable(reason=("サーバーを停止しています", "the server is shutting down"), retry_after=5)
 
 
 def open_socket(bind: Bind) -> socket.socket:

@@ -1,0 +1,151 @@
+"""Bytes both ways: from a checked call to its upstream, and back, with exactly one end.
+
+Order of a call: parse → lease → prepare → send → (stream | whole). Every wait in it ends at once when the client leaves
+(the edge cancels the task), and leaving a block gives back what it held: the lease, the upstream's connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter_ns
+from urllib.parse import quote
+
+import orjson
+
+from llm_bridge.errors import BadRequest, BridgeError, ConnectFailed, Lang, UpstreamFailed
+from llm_bridge.gateway.body import Call, parse
+from llm_bridge.gateway.fields import for_engine
+from llm_bridge.gateway.surfaces import Surface
+from llm_bridge.models.pool import Pool, Route
+from llm_bridge.wire.client import Response
+from llm_bridge.wire.exchange import EVENTS, JSON, Exchange
+from llm_bridge.wire.sse import Relay
+
+_ANSWER_MAX = 64 << 20  # bytes of an answer that does not stream
+_PAUSES = (0.02, 0.2, None)  # seconds before a refused connection to the local engine is tried again
+_TIMEOUT = 600.0  # seconds to the first byte and between two, unless the entry says otherwise
+
+
+class Forwarder:
+    """Carries calls of one surface to whatever serves the model they name."""
+
+    def __init__(self, pool: Pool, surface: Surface, lang: Lang) -> None:
+        self._pool = pool
+        self._surface = surface
+        self._lang = lang
+
+    async def __call__(self, exchange: Exchange) -> None:
+        clock = _Clock()
+        call = parse(exchange.body)
+        for pause in _PAUSES:
+            async with self._pool.lease(call.model) as route:
+                try:
+                    response = await self._send(route, call, clock)
+                except ConnectFailed:
+                    # Not a byte was sent, so nothing is repeated: the engine was replaced or is being restarted.
+                    if route.lane != "local" or pause is None:
+                        raise
+                else:
+                    await self._answer(exchange, route, response, clock)
+                    return
+            await asyncio.sleep(pause)
+
+    async def _send(self, route: Route, call: Call, clock: _Clock) -> Response:
+        body = self._prepare(call, route)
+        path = self._surface.path if route.lane == "local" else self._surface.path.removeprefix("/v1")
+        limits = (route.entry.timeout or _TIMEOUT, route.entry.stream_timeout or _TIMEOUT)
+        clock.out()
+        return await route.upstream.send("POST", path, body, limits=limits)
+
+    async def _answer(self, exchange: Exchange, route: Route, response: Response, clock: _Clock) -> None:
+        async with response:
+            clock.back()
+            if response.status == 200 and response.header("content-type").startswith("text/event-stream"):
+                await self._stream(exchange, response, self._headers(route, clock))
+            else:
+                await self._whole(exchange, response, route, clock)
+
+    def _prepare(self, call: Call, route: Route) -> bytes:
+        if route.lane == "local":
+            document = for_engine(self._surface.name, call.document)
+        elif self._surface.direct:
+            document = call.document
+        else:
+            path, provider = self._surface.path, route.entry.provider
+            raise BadRequest(
+                ja=f"{path} は {provider} のモデルではまだ使えません",
+                en=f"{path} is not available for models of {provider} yet",
+                param="model",
+            )
+        document["model"] = route.model
+        return orjson.dumps(document)
+
+    def _headers(self, route: Route, clock: _Clock) -> bytes:
+        return b"x-llm-bridge-model: %b\r\nx-llm-bridge-lane: %b\r\nx-llm-bridge-overhead-us: %d\r\n" % (
+            quote(route.alias, safe=" :/._-@").encode(),
+            route.lane.encode(),
+            clock.overhead_us(),
+        )
+
+    async def _stream(self, exchange: Exchange, response: Response, headers: bytes) -> None:
+        relay = Relay(self._surface.dialect)
+        lang = exchange.head.lang(self._lang)
+        exchange.begin(200, EVENTS, headers)
+        exchange.terminal = lambda error: self._surface.terminal(error, lang)
+        while not relay.ended:
+            piece = await response.read()
+            if not piece:
+                raise UpstreamFailed(upstream=self._surface.path, reason="the stream ended before its last event")
+            if events := relay.feed(piece):
+                await exchange.write(events)
+        exchange.finish()
+        await response.rest()
+
+    async def _whole(self, exchange: Exchange, response: Response, route: Route, clock: _Clock) -> None:
+        body = await response.body(_ANSWER_MAX)
+        clock.back()
+        if not response.header("content-type").startswith("application/json"):
+            raise UpstreamFailed(upstream=route.alias, reason=f"HTTP {response.status}, not JSON")
+        if response.status >= 400 and route.lane == "local":
+            error = _engine_error(response.status, body)
+            body = self._surface.render(error, exchange.head.lang(self._lang))
+        exchange.send(response.status, JSON, body, self._headers(route, clock))
+
+
+class _Clock:
+    """Time spent in the bridge itself, for the overhead header: until the call is sent, and after its answer begins."""
+
+    __slots__ = ("_back", "_out", "_start")
+
+    def __init__(self) -> None:
+        self._start = perf_counter_ns()
+        self._out = self._back = self._start
+
+    def out(self) -> None:
+        self._out = perf_counter_ns()
+
+    def back(self) -> None:
+        self._back = perf_counter_ns()
+
+    def overhead_us(self) -> int:
+        return (self._out - self._start + perf_counter_ns() - self._back) // 1000
+
+
+class _EngineError(BridgeError):
+    """An error answer of the engine, in our envelope."""
+
+    ja = en = "{message}"
+
+
+def _engine_error(status: int, body: bytes) -> BridgeError:
+    """llama.cpp answers ``{"error": {"code": int, "message": str, "type": str, …}}``."""
+    try:
+        reported = orjson.loads(body)["error"]
+        message, kind = str(reported["message"]), str(reported.get("type", ""))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message, kind = f"HTTP {status}", ""
+    error = _EngineError(message=message)
+    too_long = kind == "exceed_context_size_error"
+    error.status, error.code = status, "context_length_exceeded" if too_long else kind or "engine_error"  # type: ignore[misc]
+    error.kind = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
+    return error

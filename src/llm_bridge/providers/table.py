@@ -1,0 +1,84 @@
+"""Providers that speak OpenAI's wire format: one row each, and the upstream a config entry means."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from llm_bridge.config.schema import ENVIRON, ModelEntry
+from llm_bridge.errors import BadRequest, MissingKey
+from llm_bridge.settings import Settings
+from llm_bridge.wire.client import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where a provider's OpenAI endpoints are.
+
+    Attributes:
+        base: URL up to and including the version.
+        variable: the environment variable that holds its key.
+        keyless: works without a key (a server of the user's own).
+    """
+
+    base: str
+    variable: str
+    keyless: bool = False
+
+
+PROVIDERS = {
+    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "anthropic": Provider("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
+    "gemini": Provider("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "deepseek": Provider("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "openrouter": Provider("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "xai": Provider("https://api.x.ai/v1", "XAI_API_KEY"),
+    "hosted_vllm": Provider("", "HOSTED_VLLM_API_KEY", keyless=True),
+    "lm_studio": Provider("", "LM_STUDIO_API_KEY", keyless=True),
+    "llamafile": Provider("", "LLAMAFILE_API_KEY", keyless=True),
+}
+
+
+def upstream_for(entry: ModelEntry, settings: Settings) -> tuple[Upstream, str]:
+    """The upstream of an API model and the model name to send to it. Connects at first use.
+
+    Raises:
+        BadRequest: the provider has no OpenAI wire format here, or its base URL is missing.
+        MissingKey: its key is not set.
+    """
+    provider = PROVIDERS.get(entry.provider)
+    if provider is None:
+        known = ", ".join(sorted(PROVIDERS))
+        raise BadRequest(
+            ja=f"プロバイダー {entry.provider} はこの版では使えません（使えるもの: {known}）",
+            en=f"provider {entry.provider} is not available in this version (available: {known})",
+            param="model",
+        )
+    base = entry.api_base or (settings.secret("OPENAI_BASE_URL") if entry.provider == "openai" else "") or provider.base
+    if not base:
+        raise BadRequest(
+            ja=f"モデル {entry.name} に api_base が必要です", en=f"model {entry.name} needs api_base", param="model"
+        )
+    reference = entry.api_key or f"{ENVIRON}{provider.variable}"
+    variable = reference.removeprefix(ENVIRON) if reference.startswith(ENVIRON) else ""
+    key = settings.secret(variable) if variable else reference
+    if not key and not (provider.keyless or entry.api_base):
+        raise MissingKey(model=entry.name, name=variable)
+    url = urlsplit(base)
+    tls = _tls() if url.scheme == "https" else None
+    port = url.port or (443 if tls else 80)
+    headers = (("authorization", f"Bearer {key}"),) if key else ()
+    host = url.hostname or ""
+    return Upstream(
+        host, port, tls=tls, authority=url.netloc, headers=headers, prefix=url.path.rstrip("/")
+    ), entry.model
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One context for all: loading the trust store costs 20 ms."""
+    return ssl.create_default_context()
