@@ -65,7 +65,7 @@ def holder(port: int) -> str:
     inodes = {inode for table in ("tcp", "tcp6") for inode in _listening(Path("/proc/net") / table, port)}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            links = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+            links = {str(fd.readlink()) for fd in (process / "fd").iterdir()}
             if links & {f"socket:[{inode}]" for inode in inodes}:
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:  # gone meanwhile, or another user's
