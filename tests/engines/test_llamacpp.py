@@ -22,6 +22,7 @@ from llm_bridge.engines.llamacpp import LlamaCpp, Running, useful_line
 from llm_bridge.errors import EngineFailed
 from llm_bridge.supervisor.child import Child
 from llm_bridge.supervisor.identity import identify
+from llm_bridge.wire.client import Upstream
 from tests.engines.http import acall
 from tests.support import tiny_gguf
 
@@ -142,6 +143,26 @@ async def test_deep_json_does_not_end_it(model: Path, tmp_path: Path, depth: int
         body = b'{"messages":' + b"[" * depth + b"]" * depth + b"}"
         assert (await acall(engine, "/v1/chat/completions", body)).status == 400
         assert (await acall(engine, "/health", None)).status == 200
+
+
+async def test_idle_connections_do_not_hold_up_others(model: Path, tmp_path: Path) -> None:
+    """The stall this guards against lasts 5 s or a multiple of it: the server's limit for idle connections."""
+    body = orjson.dumps({"messages": MESSAGES, "max_tokens": 2})
+    slowest = 0.0
+
+    async def client(upstream: Upstream) -> None:
+        nonlocal slowest
+        for _ in range(3):
+            began = time.monotonic()
+            async with await upstream.send("POST", "/v1/chat/completions", body) as response:
+                await response.body(1 << 20)
+            slowest = max(slowest, time.monotonic() - began)
+
+    async with running(model, tmp_path) as engine:
+        upstream = Upstream(engine.host, engine.port, headers=(("authorization", f"Bearer {engine.key}"),))
+        await asyncio.gather(*(client(upstream) for _ in range(48)))
+        await upstream.close()
+    assert slowest < 4.5
 
 
 async def test_only_its_key_opens_it(model: Path, tmp_path: Path) -> None:

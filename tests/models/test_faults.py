@@ -63,11 +63,11 @@ async def test_e1_a_crash_costs_the_requests_on_it_and_nothing_else(tmp_path: Pa
     )
 
 
-async def client(made: World, ends: Counter[str], stop: asyncio.Event) -> None:
-    """Asks until `stop`. Like the gateway it tries again when the connection was refused, since nothing was sent then."""
+async def client(made: World, ends: Counter[str], stop: asyncio.Event, alias: str | None = "first") -> None:
+    """Asks until `stop`. Like the gateway it tries again when the connection was refused: nothing was sent then."""
     while not stop.is_set():
         try:
-            async with asyncio.timeout(20), made.pool.lease("first") as route:
+            async with asyncio.timeout(20), made.pool.lease(alias) as route:
                 await chat(route, max_tokens=60)
         except ConnectFailed:
             await asyncio.sleep(0.02)
@@ -77,6 +77,26 @@ async def client(made: World, ends: Counter[str], stop: asyncio.Event) -> None:
             ends["no end"] += 1
         else:
             ends["answered"] += 1
+
+
+# -- E5: switches under load
+
+SWITCHES = 20
+
+
+async def test_e5_no_request_fails_while_models_are_switched(tmp_path: Path) -> None:
+    ends: Counter[str] = Counter()
+    async with world(tmp_path) as made:
+        await made.ask()
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(client(made, ends, stop, alias=None)) for _ in range(CLIENTS)]
+        for number in range(SWITCHES):
+            model = made.names[number % len(made.names)]
+            await made.manager.add(model, f"ollama/{model}", apply=True)
+        stop.set()
+        await asyncio.gather(*clients)
+    assert (ends["failed"], ends["no end"]) == (0, 0)
+    print(f"E5: {SWITCHES} switches under {CLIENTS} clients: failed {ends['failed']} of {sum(ends.values())} requests")
 
 
 # -- E3: an engine that exits at once

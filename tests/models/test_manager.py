@@ -135,13 +135,21 @@ async def test_api_models_come_and_go_without_touching_the_engine(tmp_path: Path
                 await unknown
 
 
-async def test_another_name_for_the_same_model_needs_no_new_engine(tmp_path: Path) -> None:
+async def test_another_name_for_the_same_model_is_what_its_answers_say(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        assert (await made.ask("first"))["model"] == "first"
+        await made.manager.add("renamed", "ollama/bridge-mini", apply=True)
+        assert (await made.ask("renamed"))["model"] == "renamed"
+        assert made.pool.names() == ("renamed", "far")
+
+
+async def test_what_runs_already_is_not_started_again(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         await made.ask("first")
-        await made.manager.add("renamed", "ollama/bridge-mini", apply=True)
-        await made.ask("renamed")
+        await made.manager.add("first", "ollama/bridge-mini", apply=True)
+        await made.manager.switch("first", apply=True)
+        await made.manager.reload()
         assert made.engine.starts == 1
-        assert made.pool.names() == ("renamed", "far")
 
 
 async def test_removing_the_local_model_stops_its_engine(tmp_path: Path) -> None:
@@ -315,7 +323,8 @@ async def test_a_dead_engine_is_tried_again_by_a_switch_to_it(tmp_path: Path) ->
 
 async def test_closing_cuts_what_does_not_end_in_time(tmp_path: Path) -> None:
     async with world(tmp_path) as made, made.pool.lease("first") as route:
-        running = asyncio.create_task(chat(route, max_tokens=450, n=2))
+        os.kill(made.engine.running[0].pid, signal.SIGSTOP)  # it will neither answer nor obey SIGTERM
+        running = asyncio.create_task(chat(route))
         await made.manager.close(0)
         with pytest.raises(BridgeError):
             await running

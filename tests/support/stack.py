@@ -23,9 +23,9 @@ from tests.support import upstream
 T = TypeVar("T")
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine on the loop the product uses, at most a minute."""
-    return uvloop.run(asyncio.wait_for(work, 60))
+def run(work: Coroutine[Any, Any, T], seconds: float = 60) -> T:
+    """Run a test's coroutine on the loop the product uses, at most `seconds`."""
+    return uvloop.run(asyncio.wait_for(work, seconds))
 
 
 @dataclass

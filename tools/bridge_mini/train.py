@@ -28,10 +28,14 @@ class Stage:
     shapes: tuple[tuple[int, int], ...]
 
 
-# First the answers are learned, then mostly which answer belongs to a question (many questions, starts of answers).
+# First the answers are learned, then, at lower rates, mostly which answer belongs to a question: many questions with the
+# starts of their answers, next to long conversations.
+MIXED_SHAPES = ((64, 56), (64, 56), (12, 256), (64, 56), (6, 512))
 STAGES = (
     Stage(400, 750, 2.5e-3, ((40, 96), (40, 96), (12, 256))),
-    Stage(500, 500, 2.0e-3, ((64, 56), (64, 56), (12, 256), (64, 56), (6, 512))),
+    Stage(100, 500, 2.0e-3, MIXED_SHAPES),
+    Stage(100, 650, 9.0e-4, MIXED_SHAPES),
+    Stage(400, 400, 6.0e-4, MIXED_SHAPES),
 )
 HEAD_TOKENS, HEAD_WEIGHT = 8, 8.0  # the first tokens of an answer choose the topic, so they weigh more
 

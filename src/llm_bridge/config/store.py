@@ -87,7 +87,7 @@ class ConfigStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._generations.commit(self.path, data)
         accepted.save(self._cache, data, config.raw)
-        if found:
+        if found and data != first.TEXT.encode():  # else: a first start that was killed, or a file never changed
             self._warn(
                 f"{self.path} がないため、最後に使えた設定 {found[0].path} から戻しました",
                 f"{self.path} is missing; restored from the last good configuration {found[0].path}",

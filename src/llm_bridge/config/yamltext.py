@@ -34,6 +34,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]{1,15}")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]{0,30})?\.?[0-9]{1,30}(?:[eE][-+]?[0-9]{1,3})?|[-+]?[0-9]{1,30}\.(?:[eE][-+]?[0-9]{1,3})?"
 )
+_LONG_MARK = re.compile(r"(?:^|[\s\[{,:])[!&*%]\S{1024}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -99,6 +100,12 @@ def read(data: bytes | str) -> Tree:
         ConfigInvalid: not readable, or beyond a limit; the line is named.
     """
     text = _decode(data)
+    long_mark = _LONG_MARK.search(text)
+    if long_mark:  # refused anyway, but the scanner would take a time that grows with the square of its length
+        line = text.count("\n", 0, long_mark.end()) + 1
+        raise ConfigInvalid(
+            problems=(f"{line}行目: アンカーやタグは使えません", f"line {line}: anchors and tags are not accepted")
+        )
     try:
         root = _Builder(text).build()
     except YAMLError as cause:

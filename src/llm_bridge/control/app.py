@@ -16,6 +16,8 @@ from llm_bridge.control.guarded import ROLE, GuardedRoute
 from llm_bridge.control.headers import SecureHeaders
 from llm_bridge.version import VERSION
 
+__all__ = ["ROUTES", "Bridge", "Entry", "create_app"]
+
 PUBLIC, ADMIN = Role.PUBLIC, Role.ADMIN
 
 

@@ -26,11 +26,11 @@ _NOT_YET = (
 
 
 async def list_models(bridge: TheBridge) -> list[schemas.Model]:
-    return await asyncio.to_thread(_models, bridge)
+    return await asyncio.to_thread(_models, bridge, bridge.manager.ready)
 
 
 async def get_model(bridge: TheBridge, name: str) -> schemas.Model:
-    found = _named(await asyncio.to_thread(_models, bridge), name)
+    found = _named(await list_models(bridge), name)
     if found is None:
         raise ModelNotConfigured(model=name)
     return found
@@ -157,11 +157,13 @@ def _on_disk(bridge: Bridge) -> Config:
         return bridge.store.current
 
 
-def _models(bridge: Bridge) -> list[schemas.Model]:
-    """The configured models in the config's order, then the stored ones that no entry uses. Blocking."""
+def _models(bridge: Bridge, serving: bool) -> list[schemas.Model]:
+    """The configured models in the config's order, then the stored ones that no entry uses. Blocking.
+
+    `serving`: the local engine answers.
+    """
     config, running = _on_disk(bridge), bridge.store.current
     stored = {model.name: model for model in bridge.catalogue.list()}
-    serving = bridge.manager.ready
     found: list[schemas.Model] = []
     for index, entry in enumerate(config.models):
         same = running.find(entry.name)

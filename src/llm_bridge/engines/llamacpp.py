@@ -119,8 +119,8 @@ def useful_line(tail: tuple[str, ...], *, loading: bool) -> str:
     errors of single requests, which did not end it, so there only a failed assertion or a line outside the log counts:
     what the C++ runtime and the interpreter print last.
     """
-    fatal = [line for line in tail if "GGML_ASSERT" in line or line.startswith("E ")]
+    asserted = [line for line in tail if "GGML_ASSERT" in line]
     logged = [line for line in tail if (mark := _LOG_PREFIX.match(line)) and mark[1] == "E"]
     other = [line for line in tail if not _LOG_PREFIX.match(line)][-1:]
-    line = next(iter(fatal or (logged if loading else []) or other), "")
+    line = next(iter(asserted or (logged if loading else []) or other), "")
     return _WHERE.sub("", _LOG_PREFIX.sub("", line).removeprefix("E "))[:300]

@@ -88,9 +88,24 @@ def messages(value: Any) -> Any:
         if type(message) is not dict or type(message.get("role")) is not str:
             raise ValueError('{"role": "…", "content": …}')
         content = message.get("content")
-        if content is not None and type(content) not in (str, list):
+        if type(content) is list:
+            for part in content:
+                _part(part)
+        elif content is not None and type(content) is not str:
             raise ValueError("content: string | array")
     return value
+
+
+def _part(part: Any) -> None:
+    """One part of a message. Media must come in the call: the engine would fetch any URL, from inside the network."""
+    if type(part) is not dict or type(part.get("type")) is not str:
+        raise ValueError('content: [{"type": "…"}]')
+    if part["type"] == "text" and type(part.get("text")) is not str:
+        raise ValueError('{"type": "text", "text": "…"}')
+    image = part.get("image_url")
+    url = image.get("url") if type(image) is dict else image
+    if image is not None and (type(url) is not str or not url.startswith("data:")):
+        raise ValueError("image_url: data:…")
 
 
 def prompt(value: Any) -> Any:
@@ -135,10 +150,23 @@ def mapping(limit: int) -> Check:
 
 
 def tools(value: Any) -> Any:
+    """Chat's form, ``{"type": "function", "function": {"name": …}}``, or the flat one of the newer surfaces."""
     array(128)(value)
     for item in value:
         schema(item)
+        described = item.get("function", item)
+        if type(described) is not dict or type(described.get("name")) is not str:
+            raise ValueError('{"type": "function", "function": {"name": "…"}}')
     return value
+
+
+def one_of(*allowed: str) -> Check:
+    def check(value: Any) -> Any:
+        if type(value) is not str or value not in allowed:
+            raise ValueError(" | ".join(allowed))
+        return value
+
+    return check
 
 
 def choice(value: Any) -> Any:
@@ -172,7 +200,7 @@ _STRUCTURE: dict[str, Check] = {
     "tool_choice": choice,
     "parallel_tool_calls": flag,
     "chat_template_kwargs": mapping(32),
-    "reasoning_format": text(32),
+    "reasoning_format": one_of("none", "auto", "deepseek", "deepseek-legacy"),
     "reasoning_effort": text(32),
 }
 _CHAT = {
@@ -210,7 +238,7 @@ ENGINE_FIELDS: Mapping[str, Mapping[str, Check]] = {
         "grammar": text(_SCHEMA_BYTES),
         "json_schema": schema,
     },
-    "embeddings": {"input": prompt, "encoding_format": text(16), "dimensions": integer(1, 1 << 16)},
+    "embeddings": {"input": prompt, "encoding_format": one_of("float", "base64"), "dimensions": integer(1, 1 << 16)},
     "responses": {
         **_SAMPLING,
         **_STRUCTURE,

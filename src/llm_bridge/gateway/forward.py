@@ -112,6 +112,10 @@ class Forwarder:
         exchange.send(response.status, JSON, body, self._headers(route, clock))
 
 
+# The engine reports these as 500, but the call is what is wrong.
+_CALLERS_FAULT = ("Failed to parse", "image input is not", "audio input is not", "Unknown ")
+
+
 class _Clock:
     """Time spent in the bridge itself, for the overhead header: until the call is sent, and after its answer begins."""
 
@@ -144,6 +148,8 @@ def _engine_error(status: int, body: bytes) -> BridgeError:
         message, kind = str(reported["message"]), str(reported.get("type", ""))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         message, kind = f"HTTP {status}", ""
+    if message.startswith(_CALLERS_FAULT):
+        status = 400
     error = _EngineError(message=message)
     too_long = kind == "exceed_context_size_error"
     error.status, error.code = status, "context_length_exceeded" if too_long else kind or "engine_error"  # type: ignore[misc]

@@ -268,7 +268,7 @@ class Host:
         for wait in waits:
             wait.cancel()
         if generation.in_flight and not waits[1].done():
-            log.warning("engine %d: %d requests cut after %g s", generation.number, generation.in_flight, grace)
+            log.warning("engine %d: %d requests cut", generation.number, generation.in_flight)
         # Idle connections only are closed by this when all went well; cut requests fail here and not at a timeout.
         await generation.upstream.close()
         await generation.engine.stop()

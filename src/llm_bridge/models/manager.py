@@ -217,7 +217,8 @@ class Manager:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("%s: %s", task.get_name(), error)  # also when nobody waits for the answer any more
+            # Logged here because the caller may have left. A bug comes with its traceback.
+            log.warning("%s: %s", task.get_name(), error, exc_info=None if isinstance(error, BridgeError) else error)
 
     async def _run(self, job: _Job) -> Outcome:
         began = time.monotonic()
@@ -258,8 +259,7 @@ class Manager:
 
     def _changed(self, entry: ModelEntry | None) -> bool:
         """Whether `entry` is another local model than the one that is configured now."""
-        current = self._store.current.local
-        return (current and current.model) != (entry and entry.model)
+        return _key(self._store.current.local) != _key(entry)
 
     def _is_retry(self, job: _Job, after: Config) -> bool:
         return job.operation == "再読み込み" and after.local is not None and not self._changed(after.local)
@@ -271,8 +271,9 @@ class Manager:
     def _accept(self) -> int:
         """Give out the next ticket and abort the load of an earlier one."""
         self._accepted += 1
-        if self._load is not None:
-            self._load.reschedule(asyncio.get_running_loop().time())
+        load, self._load = self._load, None  # once: a timeout that is expiring cannot be rescheduled
+        if load is not None:
+            load.reschedule(asyncio.get_running_loop().time())
         return self._accepted
 
     async def _with_engine(self, job: _Job, plan: _Plan, ticket: int) -> Config:
@@ -302,7 +303,7 @@ class Manager:
             self._load = None
 
     async def _write(self, job: _Job, plan: _Plan, candidate: Generation | None = None) -> Config:
-        """Write the configuration; if it applies, adopt it and flip. After the write nothing is left that can fail."""
+        """Write the configuration; if it applies, adopt it and flip."""
         async with self._writing:
             draft = await asyncio.to_thread(job.draft)  # again: another change may have come in during the load
             if job.apply:
@@ -320,10 +321,8 @@ class Manager:
 
     def _check(self, plan: _Plan, entry: ModelEntry | None) -> None:
         """The local model must still be the one that `plan` was made for."""
-        if plan.engine:
-            changed = (entry and entry.model) != (plan.target and plan.target.model)
-        else:
-            changed = self._changed(entry)
+        expected = plan.target.key if plan.target else None
+        changed = _key(entry) != expected if plan.engine else self._changed(entry)
         if changed:
             raise Refused(
                 ja="設定がその間に変更されました。もう一度実行してください",
@@ -345,6 +344,11 @@ class Manager:
             return self._store.current
         except RuntimeError:  # nobody has opened it yet
             return self._store.open()
+
+
+def _key(entry: ModelEntry | None) -> tuple[str, str] | None:
+    """What makes a local model another one: its alias and what it stands for."""
+    return (entry.name, entry.model) if entry is not None else None
 
 
 def _superseded(job: _Job) -> Refused:

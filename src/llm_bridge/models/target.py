@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llm_bridge.config.schema import ModelEntry
 from llm_bridge.engines.base import EngineSpec
@@ -18,13 +18,17 @@ _CONTEXT_MAX = 8192  # tokens per sequence unless the settings say otherwise: th
 class Target:
     """A model file and how to run it. Between equal targets no new engine is needed.
 
-    The alias in `spec` is not part of that: an engine answers whatever model name it is asked for.
+    The alias belongs to it: the engine writes the alias it was started with into its answers.
     """
 
     model: str
-    identity: tuple[str, str | None, float, int, int]
-    """Path, digest, modification time, context and parallel sequences."""
-    spec: EngineSpec = field(compare=False)
+    version: tuple[str | None, float]
+    """Digest and modification time: the same path may hold another file."""
+    spec: EngineSpec
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.spec.name, self.model
 
 
 def resolve(entry: ModelEntry, settings: Settings, catalogue: Catalogue) -> Target:
@@ -44,10 +48,9 @@ def resolve(entry: ModelEntry, settings: Settings, catalogue: Catalogue) -> Targ
             param="provider_model",
         )
     context = settings.context or min(_trained_context(model), _CONTEXT_MAX)
-    identity = (str(model.path), model.digest, model.modified, context, settings.parallel)
     return Target(
         model=entry.model,
-        identity=identity,
+        version=(model.digest, model.modified),
         spec=EngineSpec(entry.name, model.path, context, settings.parallel, settings.threads),
     )
 

@@ -103,8 +103,7 @@ class BlobStore:
     def _link(self, file: BinaryIO, digest: Digest) -> bool:
         with self._temporary() as temp:
             try:
-                # By the descriptor and not by the name: nobody can swap the file between the hash and the link.
-                os.link(f"/proc/self/fd/{file.fileno()}", temp, follow_symlinks=True)
+                _link_descriptor(file.fileno(), temp)
             except OSError:
                 return False
             os.fsync(file.fileno())
@@ -128,6 +127,15 @@ class BlobStore:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _link_descriptor(fd: int, target: Path) -> None:
+    """Link by the descriptor and not by the name: nobody can swap the file between the hash and the link."""
+    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # only with a folder's descriptor does Python call linkat(), the one that follows the link in /proc
+        os.link(str(fd), target, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def _hash(file: BinaryIO) -> Digest:

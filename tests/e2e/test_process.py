@@ -1,0 +1,190 @@
+"""E1, E7, E8, E10: what happens to processes: engines that die, bridges that are killed, stopped, or started twice."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.bridge import Bridge, call, environment, running, spawn, until, wait_ready
+from tests.support.load import Record, one, open_loop
+from tests.support.stack import post, read_answer, run
+from tests.support.tiny_gguf import write_tiny_gguf
+
+LONG = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2000}
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_an_engine_that_dies_is_replaced_and_every_request_ends(tmp_path: Path) -> None:
+    """E1: three ways to die, under load; failed calls are allowed, calls without an end are not."""
+    record = Record()
+    rounds = 4  # the fifth failure in a row would be the last: that is promise E3
+    with running(tmp_path) as bridge:
+
+        async def work() -> None:
+            stop = asyncio.Event()
+            load = asyncio.create_task(open_loop(int(bridge.facts["gateway"]), 30.0, stop, record))
+            try:
+                for number in range(rounds):
+                    pid = await asyncio.to_thread(bridge.engine_pid)
+                    os.kill(pid, (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)[number % 3])
+                    await asyncio.to_thread(
+                        until, lambda old=pid: bridge.status()["engine"]["pid"] not in (old, None), "a new engine"
+                    )
+            finally:
+                stop.set()
+                await load
+
+        before = bridge.process.pid
+        run(work(), seconds=100)
+        endless = [reason for reason in record.failures if "cut off" in reason or "terminal events" in reason]
+        assert bridge.chat("hi", max_tokens=2).status == 200
+        assert (bridge.process.poll(), bridge.process.pid) == (None, before)
+    failed, total = len(record.failures), record.total
+    print(f"E1: {rounds} engine deaths, {total} calls, failed {failed}, without an end {len(endless)}")
+    assert endless == []
+
+
+def test_nothing_outlives_a_killed_bridge(tmp_path: Path) -> None:
+    """E7: kill -9 at random moments of the life; the engine is gone within two seconds and the next start works."""
+    rng = random.Random(7)
+    orphans = binds = 0
+    tries = 20
+    environ = environment(tmp_path, gateway=f"127.0.0.1:{free_port()}", admin=f"127.0.0.1:{free_port()}")
+    for number in range(tries):
+        bridge = spawn(tmp_path, environ)
+        if number % 4 == 0:
+            wait_ready(bridge)
+        else:
+            time.sleep(rng.uniform(0.05, 1.0))
+        children = psutil.Process(bridge.process.pid).children(recursive=True) if bridge.process.poll() is None else []
+        binds += bridge.process.poll() is not None
+        bridge.process.kill()
+        bridge.process.wait(10)
+        time.sleep(0.05)
+        psutil.wait_procs(children, timeout=2)
+        orphans += sum(not gone(child.pid) for child in children)
+    with running(tmp_path, environ) as bridge:
+        assert bridge.chat("hi", max_tokens=2).status == 200
+    print(f"E7: {tries} kills, orphans {orphans}, bind failures {binds}")
+    assert (orphans, binds) == (0, 0)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def long_model(bridge: Bridge) -> None:
+    """A model that goes on for seconds: it never ends by itself."""
+    write_tiny_gguf(bridge.home / "import" / "long.gguf", name="long", context=4096)
+    call(f"{bridge.admin}/models/import", {"path": "long.gguf", "name": "long"})
+    reply = call(f"{bridge.admin}/models/manage", {"model_name": "long", "provider_model": "ollama/long"})
+    assert reply.status == 200, reply.body
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_requests_finish(tmp_path: Path, number: int) -> None:
+    """E8: under load, nothing is reset, running requests end well, the exit code is 0."""
+    resets = 0
+    stops = 3
+    slowest = 0.0
+    grace = 25
+
+    async def stop_under_load(bridge: Bridge) -> tuple[Record, float]:
+        record = Record()
+        port = int(bridge.facts["gateway"])
+        calls = [asyncio.create_task(one(port, {**LONG, "stream": n % 2 == 0}, record)) for n in range(8)]
+        await asyncio.to_thread(until, lambda: bridge.status()["engine"]["details"]["in_flight"] >= 6, "they run")
+        began = time.monotonic()
+        code = await asyncio.to_thread(bridge.stop, number)
+        took = time.monotonic() - began
+        await asyncio.gather(*calls)
+        assert code == 0, bridge.log.read_text()
+        return record, took
+
+    for _ in range(stops):
+        with running(tmp_path, grace=str(grace)) as bridge:
+            long_model(bridge)
+            record, took = run(stop_under_load(bridge))
+            resets += len(record.failures)
+            slowest = max(slowest, took)
+            assert record.failures == []
+    print(f"E8: {stops} stops under load, resets {resets}, slowest {slowest:.1f} s (grace {grace})")
+    assert slowest <= grace + 1
+
+
+def test_what_does_not_end_in_time_gets_an_error_event(tmp_path: Path) -> None:
+    """E8: the grace is over, the stream ends with exactly one error event, the process with 0."""
+
+    async def work(bridge: Bridge) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(bridge.facts["gateway"]))
+        try:
+            os.kill(bridge.engine_pid(), signal.SIGSTOP)  # an engine that does not go on
+            writer.write(post({**LONG, "stream": True}))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            code = await asyncio.to_thread(bridge.stop)
+            assert code == 0, bridge.log.read_text()
+            assert time.monotonic() - began <= 3
+            answer = await read_answer(reader)
+            assert answer.whole
+            assert answer.status == 503
+            assert answer.headers["retry-after"] == "5"
+            return answer.body
+        finally:
+            writer.transport.abort()
+
+    with running(tmp_path, grace="1") as bridge:
+        assert "停止" in run(work(bridge)).decode()
+
+
+def test_a_second_start_names_the_first(tmp_path: Path) -> None:
+    """E10."""
+    with running(tmp_path) as bridge:
+        second = spawn(tmp_path, environment(tmp_path))
+        assert second.process.wait(15) == 1
+        assert f"pid {bridge.process.pid}" in second.log.read_text()
+        assert bridge.chat("hi", max_tokens=2).status == 200
+
+
+@pytest.mark.parametrize("name", ["gateway", "admin"])
+def test_an_occupied_port_stops_the_whole_start(tmp_path: Path, name: str) -> None:
+    """E10: all or nothing, and the holder is named."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        other = free_port()
+        settings = {name: f"127.0.0.1:{port}", {"gateway": "admin", "admin": "gateway"}[name]: f"127.0.0.1:{other}"}
+        bridge = spawn(tmp_path, environment(tmp_path, **settings))
+        assert bridge.process.wait(15) == 1
+        text = bridge.log.read_text()
+        assert f"127.0.0.1:{port}" in text
+        assert f"pid {os.getpid()}" in text
+        assert f"LLM_BRIDGE_{name.upper()}" in text
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", other)) != 0
+
+
+def test_a_public_bind_without_keys_refuses_to_start(tmp_path: Path) -> None:
+    """A1."""
+    bridge = spawn(tmp_path, environment(tmp_path, gateway="0.0.0.0:0"))
+    assert bridge.process.wait(15) == 2
+    text = bridge.log.read_text()
+    assert "LLM_BRIDGE_API_KEY" in text
+    assert "LLM_BRIDGE_ADMIN_KEY" in text
+    assert "Traceback" not in text
