@@ -81,7 +81,7 @@ async def client(made: World, ends: Counter[str], stop: asyncio.Event, alias: st
 
 # -- E5: switches under load
 
-SWITCHES = 20
+SWITCHES = 12
 
 
 async def test_e5_no_request_fails_while_models_are_switched(tmp_path: Path) -> None:
