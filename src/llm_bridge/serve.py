@@ -47,6 +47,7 @@ def run(settings: Settings) -> int:
     """
     logs.configure(settings.log_level, settings.secrets())
     try:
+        _refuse_absent_engines(settings)
         with instance.locked(settings.home) as note:
             return uvloop.run(_Bridge(settings).serve(note))
     except instance.AlreadyRunningError as held:
@@ -61,6 +62,17 @@ def run(settings: Settings) -> int:
         )
     except (ConfigInvalid, SettingError) as problem:
         return _say(problem.text("ja") if isinstance(problem, BridgeError) else str(problem), "")
+
+
+def _refuse_absent_engines(settings: Settings) -> None:
+    """Raises SettingError for an engine that this version does not have; says so where `auto` passes one over."""
+    if settings.engine in ("ollama", "llama-server"):
+        raise SettingError(
+            f"LLM_BRIDGE_ENGINE={settings.engine} はこの版にはまだありません。embedded か auto を指定してください"
+            f" / is not in this version yet; use embedded or auto"
+        )
+    if settings.engine == "auto" and settings.secret("OLLAMA_HOST"):
+        log.warning("OLLAMA_HOST is set, but this version cannot use Ollama yet: the embedded engine runs")
 
 
 def _say(ja: str, en: str) -> int:
@@ -149,7 +161,7 @@ class _Bridge:
 
         def authorise(head: Head) -> None:  # nobody without the key gets us to read a body; the routes check the rest
             if head.has_body:
-                check(head)
+                check(head.fields)
 
         app = AsgiApp(control.create_app(bridge), authorise, _ADMIN_BODY, self._settings.language)
         server = Server(app, self._guard())

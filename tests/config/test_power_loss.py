@@ -66,7 +66,9 @@ def _kill_points(folder: Path) -> tuple[list[tuple[str, int]], str]:
 
 
 def test_f9_kill_at_each_system_call(tmp_path: Path) -> None:
-    assert shutil.which("strace"), "strace is needed for this test: apt-get install strace"
+    if shutil.which("strace") is None:
+        reason = "F9 NOT PROVED HERE: strace is missing (apt-get install strace)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     points, after = _kill_points(tmp_path)
     before = revision_of(first.TEXT.encode())
     assert {"fsync", "rename", "write"} <= {name for name, _ in points}

@@ -26,6 +26,10 @@ def gone(pid: int) -> bool:
         return True
 
 
+def replaced(bridge: Bridge, pid: int) -> None:
+    until(lambda: bridge.status()["engine"]["pid"] not in (pid, None), "a new engine")
+
+
 def test_an_engine_that_dies_is_replaced_and_every_request_ends(tmp_path: Path) -> None:
     """E1: three ways to die, under load; failed calls are allowed, calls without an end are not."""
     record = Record()
@@ -39,9 +43,7 @@ def test_an_engine_that_dies_is_replaced_and_every_request_ends(tmp_path: Path) 
                 for number in range(rounds):
                     pid = await asyncio.to_thread(bridge.engine_pid)
                     os.kill(pid, (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)[number % 3])
-                    await asyncio.to_thread(
-                        until, lambda old=pid: bridge.status()["engine"]["pid"] not in (old, None), "a new engine"
-                    )
+                    await asyncio.to_thread(replaced, bridge, pid)
             finally:
                 stop.set()
                 await load
@@ -178,6 +180,12 @@ def test_an_occupied_port_stops_the_whole_start(tmp_path: Path, name: str) -> No
         assert f"LLM_BRIDGE_{name.upper()}" in text
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", other)) != 0
+
+
+def test_an_engine_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
+    bridge = spawn(tmp_path, environment(tmp_path, engine="ollama"))
+    assert bridge.process.wait(15) != 0
+    assert "LLM_BRIDGE_ENGINE=ollama" in bridge.log.read_text()
 
 
 def test_a_public_bind_without_keys_refuses_to_start(tmp_path: Path) -> None:

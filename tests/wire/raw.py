@@ -31,7 +31,8 @@ async def listeners(
 ) -> AsyncIterator[dict[str, Server]]:
     """The gateway's listener and the management API's."""
     async with gateway(up.whole(up.ANSWER), limits, max_body=max_body, api_key=key) as stack:
-        admin = Server(AsgiApp(echo, KeyCheck(key, "LLM_BRIDGE_ADMIN_KEY"), max_body, "ja"), Guard(), limits)
+        check = KeyCheck(key, "LLM_BRIDGE_ADMIN_KEY")
+        admin = Server(AsgiApp(echo, lambda head: check(head.fields), max_body, "ja"), Guard(), limits)
         await admin.start(Bind("127.0.0.1", 0))
         try:
             yield {"gateway": stack.server, "management": admin}

@@ -16,6 +16,7 @@ GROUP = re.compile(r"\(([^()]*)\)")
 SLOT = re.compile(r"\{(\w+)\}")
 UNKNOWN_SHARE = 0.28
 VARIATIONS: dict[str, Any] = tomllib.loads((CORPUS_DIR / "variations.toml").read_text(encoding="utf-8"))
+PROPER: dict[str, str] = dict(VARIATIONS["en"]["proper"])
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Sampler:
         pool = self.unknown if self.rng.random() < UNKNOWN_SHARE else self.known
         intent = self.rng.choice([item for item in pool if language in (None, item.language)])
         text, values = self.expand(self.rng.choice(intent.patterns), intent.language)
+        while intent.language == "ja" and text.isascii():  # "gpu" alone is answered in English
+            text, values = self.expand(self.rng.choice(intent.patterns), intent.language)
         answer = SLOT.sub(lambda m: values.get(m[1], "smollm2:135m") if m[1] in self.lists else m[0], intent.answer)
         return intent, self.vary(text, intent.language), answer
 
@@ -82,24 +85,30 @@ class Sampler:
     def vary(self, text: str, language: str) -> str:
         """Add prefixes, suffixes, synonyms, punctuation, case changes, full-width letters, typos and spaces."""
         rng, options, japanese = self.rng, VARIATIONS[language], language == "ja"
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             for old, new in rng.sample(options["synonyms"], 8):
                 text = text.replace(old, new, 1) if rng.random() < 0.5 and len(text) > 5 else text
-        if rng.random() < 0.16:
+        if rng.random() < 0.12:
             text += rng.choice(options["suffixes"])
-        if rng.random() < 0.22:
+        if rng.random() < 0.2:
             text = rng.choice(options["prefixes"]) + text
         if rng.random() < 0.05:
             text = rng.choice(options["context"]) + text
         text += rng.choice(options["ends"])
-        text = self.change_case(text)
-        if rng.random() < 0.22:
+        text = self.change_case(text if japanese else self.spell(text))
+        if rng.random() < 0.12:
             text = self.add_typos(text)
-        if rng.random() < 0.03:
+        if rng.random() < 0.02:
             text = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
         if rng.random() < 0.08:
             text = " ".join(re.split(r"(?<=[はをがのに])", text)).strip() if japanese else text.replace(" ", "  ", 1)
         return text.strip() or "?"
+
+    def spell(self, text: str) -> str:
+        """Write words such as "i" and "chatgpt" the usual way in most questions."""
+        if self.rng.random() < 0.3:
+            return text
+        return re.sub(r"[\w'-]+(?: face)?", lambda match: PROPER.get(match[0], match[0]), text)
 
     def change_case(self, text: str) -> str:
         """Return `text` as it is, in lower case, capitalised, in upper case or in title case."""

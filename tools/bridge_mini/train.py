@@ -26,16 +26,19 @@ class Stage:
     decay_steps: int
     rate: float
     shapes: tuple[tuple[int, int], ...]
+    muon: bool = False  # orthogonalised updates for the matrices of the layers
 
 
-# First the answers are learned, then, at lower rates, mostly which answer belongs to a question: many questions with the
-# starts of their answers, next to long conversations.
+# First the answers are learned, then, at lower rates, mostly which answer belongs to a question: many questions with
+# the starts of their answers, next to long conversations.
 MIXED_SHAPES = ((64, 56), (64, 56), (12, 256), (64, 56), (6, 512))
 STAGES = (
     Stage(400, 750, 2.5e-3, ((40, 96), (40, 96), (12, 256))),
     Stage(100, 500, 2.0e-3, MIXED_SHAPES),
-    Stage(100, 650, 9.0e-4, MIXED_SHAPES),
-    Stage(400, 400, 6.0e-4, MIXED_SHAPES),
+    Stage(200, 650, 9.0e-4, MIXED_SHAPES),
+    Stage(300, 400, 6.0e-4, MIXED_SHAPES),
+    Stage(450, 450, 1.2e-3, ((96, 40), (96, 40), (12, 256), (96, 40), (6, 512)), muon=True),
+    Stage(400, 400, 1.0e-3, ((80, 48), (80, 48), (12, 256), (80, 48), (6, 512)), muon=True),
 )
 HEAD_TOKENS, HEAD_WEIGHT = 8, 8.0  # the first tokens of an answer choose the topic, so they weigh more
 
@@ -95,6 +98,31 @@ def load() -> Params:
     return {"embed": flat.pop("embed"), "norm": flat.pop("norm"), "layers": flat}
 
 
+def orthogonalise(gradient: jax.Array) -> jax.Array:
+    """Bring the singular values of [..., out, in] matrices close together (Newton-Schulz), at the scale of Adam."""
+    tall = gradient.shape[-2] > gradient.shape[-1]
+    x = jnp.swapaxes(gradient, -1, -2) if tall else gradient
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
+    for _ in range(5):
+        square = x @ jnp.swapaxes(x, -1, -2)
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (jnp.swapaxes(x, -1, -2) if tall else x) * 0.2 * max(gradient.shape[-2:]) ** 0.5
+
+
+def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return Muon for the stacked layer matrices and Adam, at half the rate, for everything else."""
+
+    def update(gradients: optax.Updates, _: Params | None = None) -> optax.Updates:
+        return jax.tree.map(orthogonalise, gradients)
+
+    matrices = optax.chain(
+        optax.trace(0.95, nesterov=True), optax.stateless(update), optax.scale_by_learning_rate(schedule)
+    )
+    rest = optax.adam(lambda count: schedule(count) * 0.5, b2=0.98)
+    labels = jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 3 else "rest", init_params(0))
+    return optax.multi_transform({"matrix": matrices, "rest": rest}, labels)
+
+
 def make_step(stage: Stage, params: Params) -> tuple[Callable[..., tuple], optax.OptState]:
     """Return the compiled update function of a stage and its first optimizer state."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, stage.rate, 50, stage.decay_steps, stage.rate * 0.01)
@@ -102,6 +130,7 @@ def make_step(stage: Stage, params: Params) -> tuple[Callable[..., tuple], optax
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05, mask=decay_mask)
     )
+    optimizer = muon(schedule) if stage.muon else optimizer
 
     @jax.jit
     def step(params: Params, state: optax.OptState, tokens: jax.Array, weights: jax.Array) -> tuple:

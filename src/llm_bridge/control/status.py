@@ -31,7 +31,7 @@ async def get_status(bridge: TheBridge, lang: TheLang) -> dict[str, Any]:
         if active
         else None,
         "engine": {
-            "kind": bridge.settings.engine,
+            "kind": "embedded" if bridge.settings.engine == "auto" else bridge.settings.engine,
             "state": engine.get("engine"),
             "pid": engine.get("pid"),
             "reason": (engine.get("last_error") or {}).get(lang),

@@ -19,7 +19,7 @@ class EngineSpec:
         path: the GGUF file.
         context: tokens per sequence (not shared between sequences).
         parallel: sequences decoded at once.
-        threads: 0 means one per physical core.
+        threads: 0 means as many as the size of the model is worth, at most one per physical core.
     """
 
     name: str

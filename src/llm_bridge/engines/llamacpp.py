@@ -16,6 +16,7 @@ from llm_bridge.supervisor.child import Child, ChildFailed, Launch
 _KIND = "engine"
 _LOAD_LIMIT = 600.0  # seconds; a large model from a slow disk takes minutes
 _STOP_GRACE = 1.0  # it has been drained before: nothing is left to finish
+_SMALL = 64 << 20  # bytes
 _PASSED = (  # what an engine may see of the bridge's environment: provider keys are not among them (B6)
     "PATH",
     "LANG",
@@ -70,12 +71,21 @@ class LlamaCpp:
             "alias": spec.name,
             "context": spec.context,
             "parallel": spec.parallel,
-            "threads": spec.threads or cpu.threads(),
+            "threads": spec.threads or _threads(spec.path),
             "key": key,
         }
         # -I: neither the working directory nor PYTHON* variables may put other code into the engine.
         argv = (sys.executable, "-I", "-m", "llm_bridge.engines.worker")
         return Launch(_KIND, argv, self._env, instructions, self._run)
+
+
+def _threads(path: Path) -> int:
+    """Threads for a model file: one for a small one, whose layers take less time than handing them to a second core."""
+    try:
+        small = path.stat().st_size < _SMALL
+    except OSError:
+        small = True
+    return 1 if small else cpu.threads()
 
 
 class Running:
@@ -120,7 +130,7 @@ def useful_line(tail: tuple[str, ...], *, loading: bool) -> str:
     what the C++ runtime and the interpreter print last.
     """
     asserted = [line for line in tail if "GGML_ASSERT" in line]
-    logged = [line for line in tail if (mark := _LOG_PREFIX.match(line)) and mark[1] == "E"]
+    logged = [line for line in tail if (mark := _LOG_PREFIX.match(line)) and mark[1] == "E" and line[mark.end() :]]
     other = [line for line in tail if not _LOG_PREFIX.match(line)][-1:]
     line = next(iter(asserted or (logged if loading else []) or other), "")
     return _WHERE.sub("", _LOG_PREFIX.sub("", line).removeprefix("E "))[:300]

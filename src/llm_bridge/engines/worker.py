@@ -66,6 +66,12 @@ def _serve(spec: dict[str, Any]) -> Any:
         os.write(2, f"E cannot import the engine: {cause}\n".encode())
         sys.exit(_EXIT_IMPORT)
     try:
+        with open(spec["path"], "rb"):  # noqa: PTH123 - pathlib is a tenth of this process's start
+            pass
+    except OSError as cause:
+        os.write(2, f"E cannot open the model: {cause.strerror}\n".encode())
+        sys.exit(_EXIT_LOAD)
+    try:
         return xllamacpp.Server(_parameters(xllamacpp, spec))
     except RuntimeError:
         # The reasons are on stderr already, or in the queue of the library's log thread, which a normal exit empties

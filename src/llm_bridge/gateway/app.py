@@ -64,7 +64,7 @@ class Gateway:
         handler = self._public.get(place)
         if handler is not None:
             return handler, 0
-        self._authorise(head)
+        self._authorise(head.fields)
         handler = self._keyed.get(place)
         if handler is not None:
             return handler, self._max_body if head.method == "POST" else 0

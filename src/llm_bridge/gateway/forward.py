@@ -113,7 +113,7 @@ class Forwarder:
 
 
 # The engine reports these as 500, but the call is what is wrong.
-_CALLERS_FAULT = ("Failed to parse", "image input is not", "audio input is not", "Unknown ")
+_CALLERS_FAULT = ("Failed to parse", "image input is not", "audio input is not", "Unknown ", "input (")
 
 
 class _Clock:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llm_bridge.config import yamltext
-from llm_bridge.config.edit import Editor
 from llm_bridge.config.schema import Config
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.errors import NotFound, RevisionMismatch
 
-Edit = Callable[[Editor], None]
+if TYPE_CHECKING:  # the YAML editor costs a tenth of a second to import, and a start that changes nothing needs none
+    from llm_bridge.config.edit import Editor
+
+Edit = Callable[["Editor"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,8 @@ class Draft:
 
 def edited(store: ConfigStore, edit: Edit) -> Draft:
     """The file on disk with `edit` applied. Raises ConfigInvalid, and whatever `edit` raises."""
-    before = store.read()
-    raw = store.path.read_bytes()
-    editor = Editor(yamltext.read(raw))
-    edit(editor)
-    text = editor.result()
-    return Draft(_names(before), store.validate(text), before.revision, text)
+    before, after, text = store.draft(edit)
+    return Draft(_names(before), after, before.revision, text)
 
 
 def replaced(store: ConfigStore, text: str, expect: str | None) -> Draft:

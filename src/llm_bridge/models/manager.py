@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_bridge.config import schema
-from llm_bridge.config.edit import Editor
 from llm_bridge.config.schema import Config, ModelEntry
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.engines.base import Engine
@@ -37,6 +36,9 @@ from llm_bridge.settings import Settings
 from llm_bridge.store.catalogue import Catalogue
 from llm_bridge.supervisor import leftovers
 from llm_bridge.supervisor.backoff import Backoff
+
+if TYPE_CHECKING:
+    from llm_bridge.config.edit import Editor
 
 log = logging.getLogger(__name__)
 
