@@ -117,9 +117,9 @@ class Sampler:
             return text
         if kind < 0.62:
             return text.lower()
-        if kind < 0.92:
+        if kind < 0.9:
             return text[:1].upper() + text[1:]
-        return text.upper() if kind < 0.97 else text.title()
+        return text.upper() if kind < 0.98 else text.title()
 
     def add_typos(self, text: str) -> str:
         """Delete, double, swap or replace one to three characters."""

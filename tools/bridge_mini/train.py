@@ -39,6 +39,7 @@ STAGES = (
     Stage(300, 400, 6.0e-4, MIXED_SHAPES),
     Stage(450, 450, 1.2e-3, ((96, 40), (96, 40), (12, 256), (96, 40), (6, 512)), muon=True),
     Stage(400, 400, 1.0e-3, ((80, 48), (80, 48), (12, 256), (80, 48), (6, 512)), muon=True),
+    Stage(360, 360, 8.0e-4, ((80, 48), (12, 256), (80, 48), (6, 512)), muon=True),
 )
 HEAD_TOKENS, HEAD_WEIGHT = 8, 8.0  # the first tokens of an answer choose the topic, so they weigh more
 
