@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.support.bridge import call, running
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "src" / "llm_bridge" / "assets" / "bridge-mini.gguf"
@@ -24,57 +24,20 @@ MUST_PASS = 45
 MAX_BYTES = 8 * 1024 * 1024
 MiniChat = Callable[..., dict[str, Any]]
 
-SERVER = """
-import sys
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = sys.argv[1]
-params.hostnames = ["127.0.0.1"]
-params.port = 0
-params.n_ctx = 2048
-params.n_parallel = 1
-params.cpuparams.n_threads = 2
-server = xllamacpp.Server(params)
-print("listening", server.listening_address, flush=True)
-sys.stdin.read()
-"""
 
+@pytest.fixture(scope="module")
+def mini_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniChat]:
+    """Asks the model the way users do, through a bridge of its own."""
+    with running(tmp_path_factory.mktemp("mini")) as bridge:
 
-@pytest.fixture(scope="session")
-def mini_chat() -> Iterator[MiniChat]:
-    """Start a llama.cpp server with bridge-mini; yield a function that returns the chat completion."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(MODEL)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdin is not None
-    address = ""
-    for line in process.stdout:
-        if line.startswith("listening "):
-            address = line.split()[1]
-            break
-    assert address, "the server did not start"
+        def chat(messages: list[dict[str, str]], **fields: object) -> dict[str, Any]:
+            body = {"model": "bridge-mini", "messages": messages, "max_tokens": 400, **fields}
+            reply = call(f"{bridge.gateway}/v1/chat/completions", body)
+            assert reply.status == 200, reply.body
+            result: dict[str, Any] = reply.json
+            return result
 
-    def chat(messages: list[dict[str, str]], **fields: object) -> dict[str, Any]:
-        body = json.dumps({"model": "bridge-mini", "messages": messages, "max_tokens": 400, **fields})
-        request = urllib.request.Request(
-            f"{address}/v1/chat/completions", body.encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            result: dict[str, Any] = json.load(response)
-        return result
-
-    yield chat
-    process.stdin.close()
-    process.stdout.close()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        yield chat
 
 
 def ask(mini_chat: MiniChat, *texts: str, system: str = "", temperature: float = 0.0, seed: int = 1) -> str:
@@ -148,6 +111,7 @@ def test_answers_at_temperature_zero(mini_chat: MiniChat) -> None:
         for prompt in PROMPTS
         if not passes(prompt, answers[prompt["prompt"]])
     ]
+    print(f"bridge-mini: {len(PROMPTS) - len(failed)} of {len(PROMPTS)} prompts")
     assert len(PROMPTS) - len(failed) >= MUST_PASS, "\n".join(failed)
 
 

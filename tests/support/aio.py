@@ -1,7 +1,4 @@
-"""Lets a test be an `async def`: it runs on the loop the product uses, at most a minute.
-
-A folder's conftest.py takes part with ``from tests.support.aio import pytest_pyfunc_call``.
-"""
+"""Lets a test be an `async def`: it runs on the loop the product uses, at most a minute."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from llm_bridge.config.schema import ENVIRON, ModelEntry
-from llm_bridge.errors import BadRequest, MissingKey
-from llm_bridge.settings import Settings
+from llm_bridge.errors import BadRequest, Forbidden, MissingKey
+from llm_bridge.settings import Bind, Settings
 from llm_bridge.wire.client import Upstream
 
 
@@ -48,6 +48,7 @@ def upstream_for(entry: ModelEntry, settings: Settings) -> tuple[Upstream, str]:
 
     Raises:
         BadRequest: the provider has no OpenAI wire format here, or its base URL is missing.
+        Forbidden: it is outside, and the settings say offline.
         MissingKey: its key is not set.
     """
     provider = PROVIDERS.get(entry.provider)
@@ -69,10 +70,16 @@ def upstream_for(entry: ModelEntry, settings: Settings) -> tuple[Upstream, str]:
     if not key and not (provider.keyless or entry.api_base):
         raise MissingKey(model=entry.name, name=variable)
     url = urlsplit(base)
+    host = url.hostname or ""
+    if settings.offline and not Bind(host, 0).loopback:
+        raise Forbidden(
+            ja=f"LLM_BRIDGE_OFFLINE=1 のため、外部のモデル {entry.name} は使えません",
+            en=f"LLM_BRIDGE_OFFLINE=1: the external model {entry.name} is not used",
+            param="model",
+        )
     tls = _tls() if url.scheme == "https" else None
     port = url.port or (443 if tls else 80)
     headers = (("authorization", f"Bearer {key}"),) if key else ()
-    host = url.hostname or ""
     return Upstream(
         host, port, tls=tls, authority=url.netloc, headers=headers, prefix=url.path.rstrip("/")
     ), entry.model

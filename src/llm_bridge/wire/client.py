@@ -283,6 +283,10 @@ class Upstream:
         self._busy: set[_Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
+    @property
+    def authority_and_prefix(self) -> tuple[str, str]:
+        return self.name, self._prefix
+
     async def send(
         self, method: str, path: str, body: bytes, headers: Headers = (), limits: tuple[float, float] = (600.0, 600.0)
     ) -> Response:

@@ -1,4 +1,4 @@
-"""Tests here may be coroutines."""
+"""Any test may be an `async def`."""
 
 from tests.support.aio import pytest_pyfunc_call
 
