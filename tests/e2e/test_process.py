@@ -162,6 +162,49 @@ def test_what_does_not_end_in_time_gets_an_error_event(tmp_path: Path) -> None:
         assert "停止" in run(work(bridge)).decode()
 
 
+def test_while_it_stops_it_says_so(tmp_path: Path) -> None:
+    """E8: readiness is 503 at once and new calls are told to come back, while running ones go on."""
+    with running(tmp_path, grace="20") as bridge:
+        long_model(bridge)
+        with ThreadPoolExecutor(1) as pool:
+            running_call = pool.submit(bridge.chat, "hello", max_tokens=2000)
+            until(lambda: bridge.status()["engine"]["details"]["in_flight"] == 1, "it runs")
+            bridge.process.send_signal(signal.SIGTERM)
+            until(lambda: call(f"{bridge.gateway}/health/readiness").status == 503, "readiness says no", 2)
+            refused = bridge.chat("hi")
+            assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+            assert running_call.result().status == 200
+        assert bridge.process.wait(10) == 0
+
+
+def test_a_client_that_leaves_frees_the_engine(tmp_path: Path) -> None:
+    """D1 with the real engine: one slot, a generation of seconds, a hang-up, and the next call is served at once.
+
+    Our side ends in milliseconds. llama.cpp looks once a second whether the client of a call that does not stream is
+    still there, which is the second allowed on top.
+    """
+    waits: dict[bool, list[float]] = {True: [], False: []}
+
+    async def leave(bridge: Bridge, *, stream: bool) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(bridge.facts["gateway"]))
+        writer.write(post({**LONG, "max_tokens": 4000, "stream": stream}))
+        await asyncio.to_thread(until, lambda: bridge.status()["engine"]["details"]["in_flight"] == 1, "it runs")
+        writer.transport.abort()
+        began = time.monotonic()
+        await asyncio.to_thread(until, lambda: bridge.status()["engine"]["details"]["in_flight"] == 0, "it is free")
+        assert (await asyncio.to_thread(bridge.chat, "hi", max_tokens=1)).status == 200
+        waits[stream].append(time.monotonic() - began)
+
+    with running(tmp_path, parallel="1") as bridge:
+        long_model(bridge)
+        for number in range(10):
+            run(leave(bridge, stream=number % 2 == 0))
+    streaming, whole = (max(waits[kind]) for kind in (True, False))
+    print(f"D1: 10 hang-ups on the engine, next answer after {streaming * 1000:.0f} ms, not streaming {whole:.2f} s")
+    assert streaming <= 1.0
+    assert whole <= 2.0
+
+
 def test_a_second_start_names_the_first(tmp_path: Path) -> None:
     """E10."""
     with running(tmp_path) as bridge:

@@ -77,10 +77,11 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: dict) -> None:
 
 
 def add_tensors(writer: GGUFWriter, params: dict[str, np.ndarray]) -> None:
-    """Write norms as F32 and matrices as F16; a missing output.weight means tied embeddings."""
-    named = {"token_embd.weight": params["embed"], "output_norm.weight": params["norm"]}
+    """Write norms as F32 and matrices as F16."""
+    names = {"embed": "token_embd.weight", "norm": "output_norm.weight", "output": "output.weight"}
+    named = {names[name]: array for name, array in params.items() if name in names}
     for name, stacked in params.items():
-        if name not in ("embed", "norm"):
+        if name not in names:
             named |= {f"blk.{i}.{name}.weight": layer for i, layer in enumerate(stacked)}
     for name, array in named.items():
         if array.ndim == 1:

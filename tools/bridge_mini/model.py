@@ -18,7 +18,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the network: about 1.9 million parameters."""
+    """Sizes of the network: about 2.2 million parameters."""
 
     vocab: int = 2048
     dim: int = 160
@@ -68,7 +68,9 @@ def init_params(seed: int) -> Params:
 
     residual = (2 * layers) ** -0.5
     return {
-        "embed": jnp.asarray(rng.normal(0, 0.05, (SHAPE.vocab, dim)), jnp.float32),
+        # Large input embeddings: steps of the optimizer then change a word's features only a little at a time.
+        "embed": jnp.asarray(rng.normal(0, 1.0, (SHAPE.vocab, dim)), jnp.float32),
+        "output": jnp.asarray(rng.normal(0, 0.05, (SHAPE.vocab, dim)), jnp.float32),
         "norm": jnp.ones(dim),
         "layers": {
             "attn_norm": jnp.ones((layers, dim)),
@@ -114,10 +116,10 @@ def block(x: jax.Array, layer: Params, mask: jax.Array) -> jax.Array:
 
 
 def forward(params: Params, tokens: jax.Array) -> jax.Array:
-    """Return logits [batch, time, vocab] for token ids [batch, time]; the output matrix is the embedding."""
+    """Return logits [batch, time, vocab] for token ids [batch, time]."""
     time = tokens.shape[1]
     mask = jnp.where(jnp.tril(jnp.ones((time, time), bool)), 0.0, -1e9)
     x = params["embed"][tokens]
     for i in range(SHAPE.layers):
         x = block(x, {name: value[i] for name, value in params["layers"].items()}, mask)
-    return rms_norm(x, params["norm"]) @ params["embed"].T
+    return rms_norm(x, params["norm"]) @ params["output"].T
