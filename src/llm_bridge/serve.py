@@ -123,6 +123,7 @@ class _Bridge:
         store = ConfigStore(settings.config_path, settings.home)
         config = store.open()
         pool = Pool(settings)
+        pool.configure(config)  # before anyone can ask: an unknown model is a 404, one that is not ready yet is a wait
         catalogue = Catalogue(settings.home / "models", builtin())
         manager = Manager(settings, store, catalogue, LlamaCpp(settings.environ, settings.home), pool)
         gateway = Server(Gateway(settings, pool, lambda: manager.ready and not self._stop.is_set()), self._guard())

@@ -19,6 +19,7 @@ from llm_bridge.errors import Lang
 
 ENGINES = ("auto", "embedded", "ollama", "llama-server")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_HOME = "~/.llm-bridge"
 
 
 class SettingError(ValueError):
@@ -98,7 +99,7 @@ def _setting(default: Any, parse: Callable[[str], Any], ja: str, en: str, *, sec
 class Settings:
     """Frozen values. A field `name` is the variable `LLM_BRIDGE_NAME`."""
 
-    home: Path = _setting(Path("~/.llm-bridge"), _path, "データの置き場所", "where state and models are kept")
+    home: Path = _setting(Path(_HOME), _path, "データの置き場所", "where state and models are kept")
     config: Path | None = _setting(None, _path, "config.yaml の場所（既定: HOME/config.yaml）", "the config file")
     gateway: Bind = _setting(Bind("127.0.0.1", 8000), _bind, "ゲートウェイの待ち受け", "gateway listener")
     admin: Bind = _setting(Bind("127.0.0.1", 9999), _bind, "管理APIの待ち受け", "management listener")
@@ -152,6 +153,13 @@ def variable(name: str) -> str:
     return f"LLM_BRIDGE_{name.upper()}"
 
 
+def _fill(env: dict[str, str], folder: Path) -> None:
+    """Add what the folder's `.env` says and `env` does not."""
+    for name, value in dotenv_values(folder / ".env", interpolate=False).items():
+        if value is not None:
+            env.setdefault(name, value)
+
+
 def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
     """Read the environment and `.env`, the environment first.
 
@@ -159,11 +167,9 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         SettingError: a value cannot be used, or a public bind has no keys.
     """
     env = dict(os.environ if environ is None else environ)
-    for folder in (cwd or Path.cwd(), Path(env.get(variable("home"), "~/.llm-bridge")).expanduser()):
-        for name, value in dotenv_values(folder / ".env", interpolate=False).items():
-            if value is not None:
-                env.setdefault(name, value)
-    values: dict[str, Any] = {"home": _path("~/.llm-bridge")}
+    _fill(env, cwd or Path.cwd())
+    _fill(env, _path(env.get(variable("home")) or _HOME))  # where the first .env may have put it
+    values: dict[str, Any] = {"home": _path(_HOME)}
     for item in SETTINGS:
         text = env.get(variable(item.name), "")
         if text == "":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,13 @@ def own_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.lstrip().startswith("#")]
 
 
+def models(edit: Editor) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yamltext.read(edit.result()).root.plain()["model_list"]
+    return found
+
+
 def names(text: str) -> list[str]:
-    return [item["model_name"] for item in yamltext.read(text).root.plain()["model_list"]]
+    return [model["model_name"] for model in models(editor(text))]
 
 
 def test_adding_a_local_model_takes_the_previous_one_out() -> None:
@@ -70,19 +76,36 @@ def test_replacing_within_a_provider_changes_one_word() -> None:
 def test_replacing_with_another_provider_forgets_the_old_key() -> None:
     edit = editor()
     edit.put_model("gpt-4o-mini", "anthropic/claude-x")
-    assert edit.models[1] == {"model_name": "gpt-4o-mini", "litellm_params": {"model": "anthropic/claude-x"}}
+    assert models(edit)[1] == {"model_name": "gpt-4o-mini", "litellm_params": {"model": "anthropic/claude-x"}}
     assert own_lines(edit.result()) == own_lines(TEXT)
 
 
-def test_extra_parameters_are_written_and_removed() -> None:
-    edit = editor()
-    edit.put_model("gpt-4o-mini", "openai/gpt-4o-mini", extra={"rpm": 3, "api_key": "os.environ/OTHER"})
-    result = edit.result()
-    assert "      api_key: os.environ/OTHER\n      rpm: 3\n" in result
-    assert own_lines(result) == own_lines(TEXT)
-    again = editor(result)
-    again.put_model("gpt-4o-mini", "openai/gpt-4o-mini", extra={"rpm": None})
-    assert "rpm" not in again.result()
+BESIDE = """\
+model_list:
+  # about a
+  - model_name: a
+    litellm_params:
+      model: gpt-4o  # here
+      custom_llm_provider: openai
+      api_key: os.environ/K  # and here
+  - model_name: b
+    litellm_params: {custom_llm_provider: "groq", model: x, rpm: 1}   # flow
+  - model_name: c
+    litellm_params: {model: x, custom_llm_provider: groq}
+"""
+
+
+def test_a_provider_named_beside_the_model_is_its_provider() -> None:
+    edit = editor(BESIDE)
+    edit.put_model("a", "openai/gpt-5")
+    edit.put_model("b", "groq/y")
+    edit.put_model("c", "groq/z")
+    expected = BESIDE.replace("gpt-4o", "openai/gpt-5").replace("      custom_llm_provider: openai\n", "")
+    expected = expected.replace('custom_llm_provider: "groq", model: x', "model: groq/y")
+    assert edit.result() == expected.replace("model: x, custom_llm_provider: groq", "model: groq/z")
+    other = editor(BESIDE)
+    other.put_model("a", "anthropic/gpt-4o")
+    assert models(other)[0]["litellm_params"] == {"model": "anthropic/gpt-4o"}
 
 
 def test_moving_to_the_front_takes_the_comments_along() -> None:
@@ -116,7 +139,7 @@ def test_all_entries_of_a_name_are_replaced() -> None:
     text = emit.document({"model_list": [_model("a", "openai/x"), _model("b", "openai/y"), _model("a", "groq/z")]})
     edit = editor(text)
     edit.put_model("a", "ollama/z")
-    assert [(m["model_name"], m["litellm_params"]["model"]) for m in edit.models] == [
+    assert [(m["model_name"], m["litellm_params"]["model"]) for m in models(edit)] == [
         ("a", "ollama/z"),
         ("b", "openai/y"),
     ]
@@ -156,13 +179,13 @@ def test_a_long_random_life_keeps_meaning_and_comments() -> None:
             case 0:
                 edit.put_model(name, f"ollama/x{step}", first=dice.random() < 0.5)
             case 1:
-                edit.put_model(name, f"openai/y{step}", first=dice.random() < 0.5, extra={"rpm": step})
+                edit.put_model(name, f"openai/y{step}", first=dice.random() < 0.5)
             case 2:
                 edit.move_first(name)
             case _:
                 edit.remove_model(name)
         text = edit.result()
-        assert sum(m["litellm_params"]["model"].startswith("ollama/") for m in edit.models) <= 1
+        assert sum(m["litellm_params"]["model"].startswith("ollama/") for m in models(edit)) <= 1
         assert sorted(own_lines(text)) == sorted(own_lines(TEXT))
     print("edits: 120 steps, comments lost 0")
 

@@ -18,6 +18,7 @@ import pytest
 from llm_bridge.config import first
 from llm_bridge.config.generations import revision_of
 from llm_bridge.config.store import ConfigStore
+from llm_bridge.models.change import edited
 from tests.config import writer
 
 RANDOM_KILLS = 50
@@ -125,7 +126,7 @@ def test_a_damaged_file_falls_back_to_the_newest_generation(tmp_path: Path, keep
     home = _home(tmp_path)
     store = ConfigStore(home / "config.yaml", home)
     store.open()
-    latest = store.edit(writer.change(5))
+    latest = edited(store, writer.change(5)).write(store)
     store.path.write_bytes(store.path.read_bytes()[:keep])
     again = ConfigStore(home / "config.yaml", home)
     assert again.open().revision == latest.revision

@@ -143,10 +143,92 @@ def test_a_timeout_is_a_number_of_seconds(value: Any) -> None:
         schema.parse(document, "r", lambda _path: None)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("api_base", "file:///etc/passwd"), ("api_key", "a\nb"), ("api_key", "os.environ/A B")]
-)
-def test_texts_that_would_break_a_request_are_refused(key: str, value: str) -> None:
+def with_param(key: str, value: object) -> Config:
     document = {"model_list": [{"model_name": "a", "litellm_params": {"model": "openai/x", key: value}}]}
-    with pytest.raises(ConfigInvalid, match=key):
-        schema.parse(document, "r", lambda _path: None)
+    return schema.parse(document, "r", lambda _path: None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://example.com",
+        "http://127.0.0.1:8080/v1",
+        "http://[::1]:1/v1/",
+        "HTTP://my_host:65535",
+        "os.environ/MY_BASE",
+        "https://example.com/a%20b/v1",
+    ],
+)
+def test_urls_that_can_be_used(value: str) -> None:
+    assert with_param("api_base", value).models[0].api_base == value
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("", "must be an http:// or https:// URL"),
+        (3, "must be an http:// or https:// URL"),
+        ("file:///etc/passwd", "must be an http:// or https:// URL"),
+        ("example.com/v1", "must be an http:// or https:// URL"),
+        ("os.environ/", "write os.environ/NAME"),
+        ("os.environ/A B", "write os.environ/NAME"),
+        ("http://", "bad host or port"),
+        ("http:///v1", "bad host or port"),
+        ("http://:80/v1", "bad host or port"),
+        ("http://h:0/v1", "bad host or port"),
+        ("http://h:/v1", "bad host or port"),
+        ("http://h:65536/v1", "bad host or port"),
+        ("http://h:x/v1", "bad host or port"),
+        ("http://[::1/v1", "bad host or port"),
+        ("http://[x]/v1", "bad host or port"),
+        ("http://h<>/v1", "bad host or port"),
+        ("http://u:p@h/v1", "user or password"),
+        ("http://k@h", "user or password"),
+        ("http://h/v1?a=1", "must not hold"),
+        ("http://h/v1#a", "must not hold"),
+        ("http://h?@x", "must not hold"),
+        ("http://a b/", "must not hold"),
+        ("http://例え.jp/", "must not hold"),
+        ("http://h/\r\nx: y", "must not hold"),
+        ("http://h\\@x/", "must not hold"),
+    ],
+)
+def test_urls_that_cannot_be_used(value: object, why: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"api_base.*{why}") as caught:
+        with_param("api_base", value)
+    assert "api_base" in caught.value.text("ja")
+
+
+@pytest.mark.parametrize("value", ["", 3, ["x"], "a\nb", "a\x7f", "キー", "ａｂｃ", "os.environ/A B", "k" * 9000])
+def test_keys_that_would_break_a_request_are_refused(value: object) -> None:
+    with pytest.raises(ConfigInvalid, match="api_key"):
+        with_param("api_key", value)
+
+
+def test_the_master_key_is_kept_as_written() -> None:
+    assert parse(LITELLM).master_key is None
+    assert parse(LITELLM + "general_settings:\n").master_key is None
+    assert parse(LITELLM + "general_settings: {master_key: null}\n").master_key is None
+    for key in ("sk-1234", "os.environ/MASTER", "ü"):
+        config = parse(LITELLM + f"general_settings: {{master_key: {key}}}\n")
+        assert config.master_key == key
+        assert key not in repr(config)
+
+
+@pytest.mark.parametrize("key", ['""', "1234", "[a]", "キー", '"a\\nb"', "os.environ/", "k" * 4097])
+def test_a_master_key_that_cannot_be_sent_is_refused(key: str) -> None:
+    text = LITELLM + f"general_settings:\n  database_url: x\n  master_key: {key}\n"
+    assert f"line {text.count(chr(10))}: master_key" in problems(text)
+
+
+def test_what_has_no_effect_yet_is_named() -> None:
+    assert parse("model_list:\n  - {model_name: a, litellm_params: {model: openai/x}}\n").unapplied == ()
+    text = LITELLM + "router_settings: {num_retries: 2, fallbacks: [], timeout: 3}\n"
+    second = "  - {model_name: gpt-4o, litellm_params: {model: openai/b}}\n"
+    assert parse(text.replace("litellm_settings:", second + "litellm_settings:")).unapplied == (
+        "litellm_params.extra_headers",
+        "litellm_params.rpm",
+        "model_name: gpt-4o (×2)",
+        "router_settings.fallbacks",
+        "router_settings.num_retries",
+    )

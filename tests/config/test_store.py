@@ -16,8 +16,10 @@ import pytest
 from llm_bridge.config import first
 from llm_bridge.config.edit import Editor
 from llm_bridge.config.generations import KEEP, revision_of
+from llm_bridge.config.schema import Config
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.errors import ConfigInvalid, NotFound, Refused, RevisionMismatch
+from llm_bridge.models import change
 
 MUTATIONS = 100
 
@@ -36,8 +38,13 @@ def _put(name: str, model: str = "openai/x", *, lead: bool = False) -> Callable[
 
 
 def _remove_all(editor: Editor) -> None:
-    for model in list(editor.models):
-        editor.remove_model(model["model_name"])
+    for name in ("bridge-mini", "gpt-4o-mini", "gpt-4o"):
+        assert editor.remove_model(name)
+
+
+def edited(store: ConfigStore, edit: Callable[[Editor], None]) -> Config:
+    """As the manager edits: a draft, then its writing."""
+    return change.edited(store, edit).write(store)
 
 
 def mode(path: Path) -> int:
@@ -70,7 +77,7 @@ def test_a_known_text_is_opened_without_the_yaml_reader(tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     assert start() == "bridge-mini False"
-    opened(tmp_path).edit(_put("tiny", "ollama/tiny", lead=True))
+    edited(opened(tmp_path), _put("tiny", "ollama/tiny", lead=True))
     assert start() == "tiny False"
     (tmp_path / "config-history" / "accepted.json").write_text('{"form": 1, "sha256": "", "document": {}}')
     assert start() == "tiny True"
@@ -79,7 +86,7 @@ def test_a_known_text_is_opened_without_the_yaml_reader(tmp_path: Path) -> None:
 def test_an_edit_is_written_and_not_adopted(tmp_path: Path) -> None:
     store = opened(tmp_path)
     before = store.current
-    config = store.edit(_put("claude", "anthropic/claude-x"))
+    config = edited(store, _put("claude", "anthropic/claude-x"))
     assert config.find("claude")
     assert store.current is before
     assert store.read() == config
@@ -102,7 +109,7 @@ def test_a_bad_edit_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid):
         store.replace_text("model_list: []\n", None)
     with pytest.raises(ConfigInvalid):
-        store.edit(_remove_all)
+        edited(store, _remove_all)
     assert store.path.read_text() == first.TEXT
     assert len(store.history()) == 1
 
@@ -110,13 +117,14 @@ def test_a_bad_edit_changes_nothing(tmp_path: Path) -> None:
 def test_a_stale_revision_is_refused_and_the_current_one_named(tmp_path: Path) -> None:
     store = opened(tmp_path)
     stale = store.current.revision
-    now = store.edit(_put("a"), expect=stale).revision
+    late = change.edited(store, _put("b"))
+    now = edited(store, _put("a")).revision
     with pytest.raises(RevisionMismatch, match=now):
-        store.edit(_put("b"), expect=stale)
+        late.write(store)
     with pytest.raises(RevisionMismatch, match=now):
         store.replace_text(first.TEXT, stale)
     with pytest.raises(RevisionMismatch, match=now):
-        store.rollback(stale, stale)
+        change.rolled_back(store, stale, stale)
     assert store.disk_revision() == now
 
 
@@ -124,14 +132,21 @@ def test_history_and_rollback(tmp_path: Path) -> None:
     store = opened(tmp_path)
     original = store.current.revision
     for number in range(KEEP + 3):
-        store.edit(_put(f"m{number}"))
+        edited(store, _put(f"m{number}"))
     history = store.history()
     assert len(history) == KEEP >= 4
     assert history[0].revision == store.disk_revision()
-    back = store.rollback(history[3].revision)
+    back = change.rolled_back(store, history[3].revision, None).write(store)
     assert store.disk_revision() == back.revision == history[3].revision
     with pytest.raises(NotFound):
-        store.rollback(original)
+        change.rolled_back(store, original, None)
+
+
+def test_a_rollback_brings_back_every_byte(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    before = store.replace_text(first.TEXT.replace("\n", "\r\n"))
+    edited(store, _put("a"))
+    assert change.rolled_back(store, before.revision, None).write(store).revision == before.revision
 
 
 def test_sixteen_writers_lose_nothing(tmp_path: Path) -> None:
@@ -141,7 +156,7 @@ def test_sixteen_writers_lose_nothing(tmp_path: Path) -> None:
     def write(number: int) -> None:
         while True:
             try:
-                store.edit(_put(f"w{number}"), expect=store.disk_revision())
+                edited(store, _put(f"w{number}"))
                 return
             except RevisionMismatch:
                 refused.append(number)
@@ -165,7 +180,7 @@ def test_a_file_that_cannot_be_written_is_said_so(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(Refused, match="No space left"):
-        store.edit(_put("a"))
+        edited(store, _put("a"))
     monkeypatch.undo()
     assert store.path.read_text() == first.TEXT
     assert len(store.history()) == 1
@@ -178,7 +193,7 @@ def test_a_symbolic_link_to_the_config_stays_one(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "config.yaml").symlink_to(real)
-    opened(home).edit(_put("a"))
+    edited(opened(home), _put("a"))
     assert (home / "config.yaml").is_symlink()
     assert "model_name: a" in real.read_text()
 
@@ -192,7 +207,7 @@ def test_a_bad_file_is_left_alone_and_something_serves(tmp_path: Path, bad: byte
     assert store.warning and str(path) in store.warning
     assert path.read_bytes() == bad
     with pytest.raises(ConfigInvalid):
-        store.edit(_put("a"))
+        edited(store, _put("a"))
     store.adopt(store.replace_text(first.TEXT))
     assert opened(tmp_path).warning is None
     assert (tmp_path / "config-history" / "rejected.yaml").read_bytes() == bad
@@ -207,7 +222,7 @@ def test_a_fifo_in_place_of_the_config_does_not_hang(tmp_path: Path) -> None:
 
 def test_a_missing_file_comes_back(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    latest = store.edit(_put("a"))
+    latest = edited(store, _put("a"))
     store.path.unlink()
     again = opened(tmp_path)
     assert again.current.revision == latest.revision == again.disk_revision()
@@ -217,7 +232,7 @@ def test_a_missing_file_comes_back(tmp_path: Path) -> None:
 def test_f11_mutated_configs_always_start(tmp_path: Path) -> None:
     dice, nothing, fallbacks = random.Random(11), 0, 0
     store = opened(tmp_path / "seeded")
-    store.edit(_put("kept"))
+    edited(store, _put("kept"))
     for number in range(MUTATIONS):
         home = tmp_path / ("seeded" if number % 2 else f"empty{number}")
         home.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A process that edits a config and is killed. Acknowledges each change on stdout, after `edit` has returned.
+"""A process that edits a config and is killed. Acknowledges each change on stdout, after `write` has returned.
 
 python -m tests.config.writer once HOME     one edit between two marks that a trace of system calls shows
 python -m tests.config.writer zygote HOME   for each line read, a fork that edits until it is killed; prints its pid
@@ -14,6 +14,7 @@ from pathlib import Path
 from llm_bridge.config import edit, yamltext
 from llm_bridge.config.edit import Editor
 from llm_bridge.config.store import ConfigStore
+from llm_bridge.models.change import edited
 
 BEGIN, END = "/mark-begin", "/mark-end"
 _LOADED = (edit, yamltext)  # so that no import lies between the marks
@@ -31,7 +32,7 @@ def once(home: Path) -> None:
     store.open()
     store.validate((home / "config.yaml").read_text())
     os.access(BEGIN, os.F_OK)
-    config = store.edit(change(1))
+    config = edited(store, change(1)).write(store)
     os.access(END, os.F_OK)
     os.write(1, f"{config.revision}\n".encode())
 
@@ -41,7 +42,7 @@ def forever(home: Path, output: int) -> None:
     store.open()
     while True:
         number += 1
-        os.write(output, f"{store.edit(change(number)).revision}\n".encode())
+        os.write(output, f"{edited(store, change(number)).write(store).revision}\n".encode())
 
 
 def zygote() -> None:

@@ -15,6 +15,7 @@ from llm_bridge.config.schema import LOCAL_PROVIDERS, Config
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.control.app import Bridge, create_app
 from llm_bridge.errors import ModelNotConfigured
+from llm_bridge.models.change import edited, rolled_back
 from llm_bridge.settings import Settings
 from llm_bridge.store.catalogue import Catalogue
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -30,6 +31,7 @@ class Done:
     removed: tuple[str, ...] = ()
     seconds: float = 0.25
     generation: int = 1
+    warning: tuple[str, str] | None = None
 
 
 @dataclass
@@ -61,7 +63,8 @@ class ScriptedManager:
         return self._done("再読み込み", "", self.store.replace_text(text, expect), frozenset(), apply=True)
 
     async def rollback(self, revision: str, expect: str | None) -> Done:
-        return self._done("再読み込み", "", self.store.rollback(revision, expect), frozenset(), apply=True)
+        written = rolled_back(self.store, revision, expect).write(self.store)
+        return self._done("再読み込み", "", written, frozenset(), apply=True)
 
     def status(self) -> Mapping[str, Any]:
         return {"engine": "ready", "pid": 4711, "in_flight": 2, "last_error": {"ja": "原因", "en": "cause"}}
@@ -72,7 +75,7 @@ class ScriptedManager:
         def edit(editor: Editor) -> None:
             change(editor)
 
-        return self._done(operation, name, self.store.edit(edit), before, apply=apply)
+        return self._done(operation, name, edited(self.store, edit).write(self.store), before, apply=apply)
 
     def _done(self, operation: str, name: str, config: Config, before: frozenset[str], *, apply: bool) -> Done:
         self.calls.append(operation)

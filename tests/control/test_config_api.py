@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.control.scripted import World, world
+from tests.control.scripted import Done, World, world
 from tests.support.asgi import send
 
 SECRET = "sk-canary-0123456789abcdefWXYZ"
@@ -43,6 +43,39 @@ async def test_json_that_comes_back_masked_keeps_the_secrets(here: World) -> Non
     assert (params["api_key"], params["rpm"]) == (SECRET, 7)
     assert params["extra_headers"] == {"X-Team": "canary-team"}
     assert here.store.current.raw["other"] == {"kept": True}
+
+
+async def test_the_master_key_is_masked(here: World) -> None:
+    text = TEXT + f"general_settings:\n  master_key: {SECRET}\n"
+    assert (await send(here.app, "PUT", "/config", text.encode(), YAML)).status == 200
+    assert here.store.current.master_key == SECRET
+    shown = await send(here.app, "GET", "/config")
+    assert "canary" not in shown.text
+    assert shown.json["general_settings"] == {"master_key": "****WXYZ"}
+    assert (await send(here.app, "PUT", "/config", shown.json)).status == 200
+    assert here.store.current.master_key == SECRET
+
+
+async def test_what_has_no_effect_yet_is_said(here: World) -> None:
+    checked = await send(here.app, "POST", "/config/validate", TEXT.encode(), YAML)
+    assert checked.json["unapplied"] == ["litellm_params.extra_headers"]
+    assert (await send(here.app, "GET", "/status")).json["config"]["unapplied"] == ["litellm_params.extra_headers"]
+
+
+async def test_an_applied_config_without_its_local_model_is_a_success_with_a_warning(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Done("再読み込み", "", local=False, applied=True, revision="r", warning=("原因", "the cause"))
+
+    async def reload() -> Done:
+        return done
+
+    monkeypatch.setattr(here.manager, "reload", reload)
+    answer = await send(here.app, "POST", "/config/reload")
+    assert (answer.status, answer.json["warning"]) == (200, "原因")
+    assert answer.json["message"] == "設定を再読み込みしましたが、ローカルモデルは動いていません: 原因"
+    english = await send(here.app, "POST", "/config/reload", headers={"accept-language": "en"})
+    assert english.json["message"].endswith("reloaded, but the local model does not run: the cause")
 
 
 async def test_yaml_keeps_its_comments(here: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_bridge.control import human
-from tests.control.scripted import World, world
+from tests.control.scripted import Done, World, world
 from tests.support.asgi import send
 from tests.support.tiny_gguf import write_not_gguf, write_tiny_gguf
 
@@ -32,6 +32,24 @@ async def test_import_then_manage_then_delete(here: World) -> None:
     assert here.catalogue.find("tiny") is None
     assert (await send(here.app, "DELETE", "/models/t")).status == 404
     assert (await send(here.app, "DELETE", "/models/bridge-mini")).status == 409
+
+
+async def test_files_that_came_into_use_meanwhile_are_kept(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody configures the model under another name between its removal and the deletion of its files."""
+    await send(here.app, "POST", "/models/import", {"path": "X-1.gguf", "name": "tiny"})
+    await send(here.app, "POST", "/models/manage", {"model_name": "t", "provider_model": "ollama/tiny"})
+    remove = here.manager.remove
+
+    async def remove_and_lose_the_race(name: str) -> Done:
+        done = await remove(name)
+        await here.manager.add("again", "ollama/tiny:latest", apply=False)
+        return done
+
+    monkeypatch.setattr(here.manager, "remove", remove_and_lose_the_race)
+    gone = await send(here.app, "DELETE", "/models/t?files=true")
+    assert (gone.status, gone.json["removed"]) == (200, ["t"])
+    assert "ファイルはモデル again が使っているため残しました" in gone.json["message"]
+    assert here.catalogue.find("tiny") is not None
 
 
 async def test_a_stored_model_is_deleted_by_its_own_name(here: World) -> None:
@@ -68,6 +86,7 @@ async def test_status_and_health(here: World) -> None:
     assert status["ready"] is True
     assert status["active"] == {"name": "bridge-mini", "provider_model": "ollama/bridge-mini", "in_flight": 2}
     assert (status["engine"]["state"], status["engine"]["pid"], status["engine"]["reason"]) == ("ready", 4711, "cause")
+    assert status["config"]["unapplied"] == []
     assert status["config"]["revision"] == status["config"]["on_disk"] == here.store.current.revision
     assert (await send(here.app, "GET", "/health/readiness")).status == 200
     here.manager.ready = False

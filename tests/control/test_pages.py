@@ -43,6 +43,19 @@ async def test_every_answer_carries_the_policy(here: World) -> None:
     assert (await send(here.app, "GET", "/models")).headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/page.css", "/docs/swagger-ui-bundle.js"])
+async def test_what_the_browser_has_is_not_sent_again(here: World, path: str) -> None:
+    whole = await send(here.app, "GET", path)
+    tag = whole.headers["etag"]
+    assert (whole.status, bool(whole.body), whole.headers["cache-control"]) == (200, True, "no-cache")
+    for asked in (tag, f'W/"x", W/{tag}', "*"):
+        again = await send(here.app, "GET", path, headers={"if-none-match": asked})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+        assert again.headers["cache-control"] == "no-cache"
+        assert "content-security-policy" in again.headers
+    assert (await send(here.app, "GET", path, headers={"if-none-match": '"other"'})).status == 200
+
+
 @pytest.mark.parametrize("name", ["..", "docs.html", "../app.py", "%2e%2e", "index.html", "a\x00"])
 async def test_only_listed_assets_are_served(here: World, name: str) -> None:
     assert (await send(here.app, "GET", f"/docs/{name}")).status == 404

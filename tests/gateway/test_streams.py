@@ -106,6 +106,16 @@ def test_each_surface_knows_its_ends(dialect: Dialect, event: bytes) -> None:
     assert relay.ended
 
 
+@pytest.mark.parametrize(
+    "before", [b"\n", b": ping\n", b"id: 1\n", b"retry: 5\n", b"event: message\n", b": a\r\nid: 1\r\n"]
+)
+def test_the_end_is_found_behind_other_lines_of_its_event(before: bytes) -> None:
+    relay = Relay(OPENAI)
+    stream = up.delta("a") + before + up.DONE
+    assert relay.feed(stream) == stream
+    assert relay.ended
+
+
 def test_an_error_event_of_the_upstream_is_the_only_end() -> None:
     async def work() -> None:
         failing = b'data: {"error":{"message":"compute error"}}\n\n'

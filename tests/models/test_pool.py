@@ -83,6 +83,24 @@ async def test_the_first_is_the_default(alias: str | None) -> None:
         assert (route.alias, route.lane, route.model, route.generation) == ("far", "direct", "gpt-far", 0)
 
 
+async def test_refused_requests_leave_nothing_behind() -> None:
+    """One error object for all would keep the frames of every request that met it."""
+    failure = EngineFailed(reason=("原因", "the cause"), param="model", retry_after=7)
+    async with pool(LOCAL) as made:
+        made.refuse(failure)
+        met: list[EngineFailed] = []
+        for _ in range(3):
+            with pytest.raises(EngineFailed) as caught:
+                async with made.lease("here"):
+                    pass
+            met.append(caught.value)
+    assert len({id(error) for error in (failure, *met)}) == 4
+    assert failure.__traceback__ is None
+    assert {(e.text("ja"), e.text("en"), e.param, e.retry_after) for e in (failure, *met)} == {
+        ("ローカルエンジンを利用できません: 原因", "The local engine is not available: the cause", "model", 7)
+    }
+
+
 async def test_unknown_names_and_missing_keys() -> None:
     keyless = ModelEntry("keyless", "openai", "gpt", api_key="os.environ/NOT_SET")
     async with pool(FAR, keyless) as made:

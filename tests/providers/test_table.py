@@ -49,6 +49,20 @@ async def test_an_entry_that_leads_nowhere_says_so(made: ModelEntry, kind: type[
         upstream_for(made, KEYED)
 
 
+async def test_a_base_may_be_named_in_the_environment_and_its_password_is_not_shown() -> None:
+    named = load({"MY_BASE": "http://user:canary@[::1]:8080/v1"})
+    upstream, _ = upstream_for(entry("openai", "os.environ/MY_BASE", "sk-x"), named)
+    assert upstream.authority_and_prefix == ("[::1]:8080", "/v1")
+
+
+@pytest.mark.parametrize(
+    "base", ["os.environ/NOT_SET", "127.0.0.1:8080/v1", "ftp://h/v1", "http://h:99999/v1", "http:///v1"]
+)
+async def test_a_base_that_is_no_url_is_one_clear_error(base: str) -> None:
+    with pytest.raises(BadRequest):
+        upstream_for(entry("lm_studio", base), NOTHING)
+
+
 async def test_offline_means_no_connection_to_the_outside() -> None:
     offline = replace(KEYED, offline=True)
     with pytest.raises(Forbidden):

@@ -26,9 +26,7 @@ def read(path: Path) -> Header:
 def test_a_real_header(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "tiny.gguf", name="tiny", context=512)
     header = read(path)
-    assert (header.version, header.architecture, header.name) == (3, "llama", "tiny")
-    assert (header.context_length, header.has_chat_template) == (512, True)
-    assert header.tensor_count > 5
+    assert (header.architecture, header.context_length, header.file_type) == ("llama", 512, 0)
     assert header.file_size == path.stat().st_size
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import socket
@@ -55,20 +57,34 @@ def test_an_imported_model_lies_in_ollamas_layout(home: Path, catalogue: Catalog
     assert list((home / "models" / "partial").iterdir()) == []
 
 
-def test_the_same_file_system_costs_no_space_and_another_way_gives_the_same(
-    home: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+def test_what_is_written_to_the_file_later_does_not_reach_the_blob(home: Path, catalogue: Catalogue) -> None:
+    source = home / "import" / "x.gguf"
+    kept = catalogue.import_file(Path("x.gguf"), home / "import", "one")
+    before = kept.path.read_bytes()
+    assert not kept.path.samefile(source)
+    with source.open("r+b") as file:  # as `cp newer.gguf import/x.gguf` does it
+        file.truncate(100)
+    assert kept.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("clones", [True, False])
+def test_a_clone_and_a_copy_are_the_same(
+    home: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, clones: bool
 ) -> None:
-    linked = catalogue.import_file(Path("x.gguf"), home / "import", "linked")
-    assert linked.path.samefile(home / "import" / "x.gguf")
-    catalogue.delete("linked")
+    """Few file systems have reflinks, so the call is played."""
 
-    def refuse(*_arguments: object, **_options: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
+    def ioctl(target: int, _request: int, source: int) -> int:
+        if not clones:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return os.pwrite(target, os.pread(source, 1 << 22, 0), 0)
 
-    monkeypatch.setattr(os, "link", refuse)
-    copied = catalogue.import_file(home / "import" / "x.gguf", home / "import", "copied")
-    assert copied.digest == linked.digest
-    assert not copied.path.samefile(home / "import" / "x.gguf")
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    source = home / "import" / "x.gguf"
+    model = catalogue.import_file(source, home / "import", "one")
+    assert model.digest == "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
+    assert model.path.read_bytes() == source.read_bytes()
+    assert catalogue.import_file(source, home / "import", "two").modified == model.modified, "the blob is not replaced"
+    assert list((home / "models" / "partial").iterdir()) == []
 
 
 def test_b4_nothing_outside_is_read(home: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:

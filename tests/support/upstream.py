@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -34,6 +34,8 @@ class Upstream:
     port: int = 0
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    handlers: set[asyncio.Task[None]] = field(default_factory=set)
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -44,6 +46,8 @@ class Upstream:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.add(writer)
+        self.handlers.add(cast("asyncio.Task[None]", asyncio.current_task()))
         tasks: tuple[asyncio.Future[Any], ...] = ()
         try:
             while True:
@@ -81,6 +85,10 @@ async def serving(script: Script) -> AsyncIterator[Upstream]:
         yield upstream
     finally:
         server.close()
+        for writer in upstream.writers:
+            writer.transport.abort()
+        if upstream.handlers:
+            await asyncio.wait(upstream.handlers, timeout=5)
 
 
 def whole(body: bytes, status: str = "200 OK", content_type: str = "application/json", extra: str = "") -> Script:

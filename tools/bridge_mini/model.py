@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,13 @@ class Shape:
 SHAPE = Shape()
 
 
+def words(text: str) -> list[str]:
+    """Cut `text` where the script changes and hiragana after three letters, so that tokens do not grow to phrases."""
+    return re.findall(r"[ァ-ヺー]+|[一-鿿々]{1,3}|[ぁ-ゖ]{1,3}|[^ァ-ヺー一-鿿々ぁ-ゖ]+", text)
+
+
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Train the byte-level BPE on `texts`; ids 0-2 are the padding, start and end tokens."""
+    """Train the byte-level BPE on the words of `texts`; ids 0-2 are the padding, start and end tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,7 +55,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((word for text in texts for word in words(text)), trainer)
     return tokenizer
 
 

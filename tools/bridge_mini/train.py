@@ -9,27 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from corpus import VARIATIONS, Sampler
+from corpus import VARIATIONS, Sampler, load_intents
 from model import BUILD_DIR, Params, format_message, forward, init_params, train_tokenizer
 from tokenizers import Tokenizer
 
 SEED = 20
-STEPS, RATE = 900, 2e-3  # the learning rate rises for 50 steps and then falls along a cosine
+STEPS, RATE = 2000, 2e-3  # the learning rate rises for 50 steps and then falls along a cosine
 # (conversations, tokens) of the batches, in turn. Short rows hold many questions with the starts of their answers, from
 # which the topics are learned; long rows hold whole answers and conversations.
-SHORT_SHAPES = ((64, 56), (64, 56), (40, 96), (12, 256))
-LONG_SHAPES = ((80, 48), (12, 256), (64, 56), (6, 512))
+SHORT_SHAPES = ((100, 40), (100, 40), (40, 96), (12, 256))
+LONG_SHAPES = ((100, 40), (12, 256), (100, 40), (6, 512))
 LONG_FROM = 0.5  # share of the steps after which the second list is used
 HEAD_TOKENS, HEAD_WEIGHT = 8, 8.0  # the first tokens of an answer choose the topic, so they weigh more
 
 
 def tokenizer_texts() -> list[str]:
-    """Return sampled questions, answers and system texts for the tokenizer."""
-    sampler, texts = Sampler(SEED), list(VARIATIONS["system"])
-    for _ in range(20000):
-        _, question, answer = sampler.question()
-        texts += [question, answer]
-    return texts
+    """Return many sampled questions, each answer once and the system texts: words of questions become whole tokens."""
+    sampler = Sampler(SEED)
+    questions = [sampler.question()[1] for _ in range(40000)]
+    return questions + [intent.answer for intent in load_intents()] * 5 + list(VARIATIONS["system"])
 
 
 def encode(sampler: Sampler, tokenizer: Tokenizer, length: int) -> tuple[list[int], list[float]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
-from llm_bridge.config import emit, yamltext
+from llm_bridge.config import emit, schema, yamltext
 from llm_bridge.config.schema import is_local, split_provider_model
 from llm_bridge.config.yamltext import Node, Tree
 from llm_bridge.errors import ConfigInvalid
@@ -31,19 +31,11 @@ class Editor:
         self._text = tree.text
         self._data: dict[str, Any] = _mapping(tree)
 
-    @property
-    def models(self) -> list[dict[str, Any]]:
-        """model_list as plain data, as the edits so far leave it. Read it, do not change it."""
-        items = self._data.get("model_list")
-        return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-    def put_model(
-        self, name: str, provider_model: str, *, first: bool = False, extra: Mapping[str, Any] | None = None
-    ) -> tuple[str, ...]:
+    def put_model(self, name: str, provider_model: str, *, first: bool = False) -> tuple[str, ...]:
         """Add `name`, or replace all its entries. Putting a local model removes the other local models.
 
-        An entry whose provider stays keeps its other parameters, comments and place. `extra` goes into litellm_params
-        (a value None removes the key). Returns the names of the local models that were removed.
+        An entry whose provider stays keeps its other parameters, comments and place. Returns the names of the local
+        models that were removed.
 
         Raises:
             ProviderModelForm: `provider_model` is not ``provider/model``.
@@ -54,13 +46,12 @@ class Editor:
         )
         same = self._indexes(name)
         if len(same) == 1 and self._provider(same[0]) == provider:
-            self._update(same[0], {"model": provider_model, **(extra or {})})
+            self._set_model(same[0], provider_model)
             if first:
                 self.move_first(name)
         else:
-            params = {"model": provider_model, **{k: value for k, value in (extra or {}).items() if value is not None}}
             place = 0 if first else (same[0] if same else len(self._items()))
-            self._insert(place, {"model_name": name, "litellm_params": params})
+            self._insert(place, {"model_name": name, "litellm_params": {"model": provider_model}})
             self._remove([index for index in self._indexes(name) if index != place])
         for other in removed:
             self._remove([index for index in self._indexes(other) if is_local(self._params(index))])
@@ -105,7 +96,7 @@ class Editor:
         return params if isinstance(params, dict) else {}
 
     def _provider(self, index: int) -> str:
-        return str(self._params(index).get("model", "")).partition("/")[0]
+        return schema.provider_model(self._params(index)).partition("/")[0]
 
     def _local_names(self) -> list[str]:
         local = [item for index, item in enumerate(self._items()) if is_local(self._params(index))]
@@ -113,30 +104,31 @@ class Editor:
 
     # On both. The text's part gives up silently: `result` compares.
 
-    def _update(self, index: int, values: Mapping[str, Any]) -> None:
-        params = self._params(index)
-        for key, value in values.items():
-            path = ("model_list", index, "litellm_params")
-            node = self._node(*path, key)
-            if value is None:
-                params.pop(key, None)
-                continue
-            params[key] = value
-            if isinstance(value, Mapping | list):
-                continue
-            if node is not None and node.kind == "scalar":
-                self._text = self._text[: node.start] + emit.scalar(value) + self._text[node.end :]
-            else:
-                self._add_key(self._node(*path), key, value)
+    def _set_model(self, index: int, provider_model: str) -> None:
+        """Name the model with its provider; a provider beside it says nothing any more, or something else."""
+        params, path = self._params(index), ("model_list", index, "litellm_params")
+        params["model"] = provider_model
+        node = self._node(*path, "model")
+        if node is not None and node.kind == "scalar":
+            self._text = self._text[: node.start] + emit.scalar(provider_model) + self._text[node.end :]
+        if "custom_llm_provider" in params:
+            del params["custom_llm_provider"]
+            self._cut_key(self._node(*path), "custom_llm_provider")
 
-    def _add_key(self, node: Node | None, key: str, value: Any) -> None:
-        """Write ``key: value`` on a line of its own below the map's last one."""
-        if node is None or node.kind != "map" or node.flow or not node.keys:
+    def _cut_key(self, node: Node | None, key: str) -> None:
+        """Take a key and its scalar out of a map: its line, or in a flow map what lies between it and its neighbour."""
+        place = next((i for i, found in enumerate(node.keys) if found.value == key), None) if node else None
+        if node is None or place is None:
             return
-        stop = self._text.find("\n", node.end)
-        stop = len(self._text) if stop < 0 else stop
-        line = f"\n{' ' * node.keys[0].column}{emit.scalar(key)}: {emit.scalar(value)}"
-        self._text = self._text[:stop] + line + self._text[stop:]
+        found, end = node.keys[place], max(node.items[place].end, node.keys[place].end)
+        if not node.flow:
+            start, stop = self._text.rfind("\n", 0, found.start) + 1, self._text.find("\n", end) + 1
+            stop = stop or len(self._text)
+        elif place:
+            start, stop = node.items[place - 1].end, end
+        else:
+            start, stop = found.start, node.keys[1].start if len(node.keys) > 1 else end
+        self._text = self._text[:start] + self._text[stop:]
 
     def _insert(self, index: int, item: dict[str, Any]) -> None:
         self._items().insert(index, item)

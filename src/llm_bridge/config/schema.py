@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from llm_bridge.errors import ConfigInvalid, ProviderModelForm
 
@@ -25,6 +27,8 @@ MAX_NAME = 256
 MAX_MODELS = 2000
 MAX_TIMEOUT = 86_400.0
 MAX_PROBLEMS = 20
+MAX_TEXT = 8192
+MAX_KEY = 4096
 
 Path = tuple[str | int, ...]
 LineLookup = Callable[[Path], int | None]
@@ -34,6 +38,8 @@ _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9@_~][A-Za-z0-9_.:/@+~,=-]*")
 _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?")
+_UNAPPLIED = frozenset({"rpm", "tpm", "num_retries", "fallbacks", "extra_headers", "organization"})
 _OWN_FIELDS = frozenset({"model", "api_base", "api_key", "timeout", "stream_timeout", "custom_llm_provider"})
 
 
@@ -82,6 +88,22 @@ class Config:
     def local(self) -> ModelEntry | None:
         """The one local model, or None."""
         return next((entry for entry in self.models if entry.local), None)
+
+    @property
+    def master_key(self) -> str | None:
+        """general_settings.master_key as written, so it may be a reference ``os.environ/NAME``; None: not given."""
+        key = (self.raw.get("general_settings") or {}).get("master_key")
+        return key if isinstance(key, str) else None
+
+    @property
+    def unapplied(self) -> tuple[str, ...]:
+        """What the file asks for that is kept but has no effect yet, as the user would look for it in the file."""
+        found = {f"litellm_params.{key}" for entry in self.models for key in entry.params if key in _UNAPPLIED}
+        for section in SECTIONS:
+            found |= {f"{section}.{key}" for key in self.raw.get(section) or {} if key in _UNAPPLIED}
+        counts = Counter(entry.name for entry in self.models)
+        found |= {f"model_name: {name} (×{count})" for name, count in counts.items() if count > 1}
+        return tuple(sorted(found))
 
 
 def split_provider_model(text: str) -> tuple[str, str]:
@@ -133,6 +155,7 @@ def parse(document: object, revision: str, lines: LineLookup) -> Config:
     for section in SECTIONS:
         if not isinstance(document.get(section) or {}, dict):
             problems.add((section,), f"{section} は「キー: 値」の形で書いてください", f"{section} must be a mapping")
+    _master_key(document, problems)
     for index, item in enumerate(_model_list(document, problems)):
         entry = _entry(item, ("model_list", index), problems)
         if entry is not None:
@@ -239,7 +262,7 @@ def _own_values(params: Mapping[str, Any], path: Path, problems: _Problems) -> d
         value = params.get(key)
         if value is None:
             continue
-        wrong = _text_problem(key, value)
+        wrong = _url_problem(value) if key == "api_base" else _key_problem(key, value, MAX_TEXT)
         if wrong:
             problems.add((*path, key), *wrong)
         else:
@@ -253,15 +276,67 @@ def _seconds(value: object) -> bool:
     return math.isfinite(value) and 0 < value <= MAX_TIMEOUT
 
 
-def _text_problem(key: str, value: object) -> tuple[str, str] | None:
-    if not isinstance(value, str) or not value or len(value) > 8192 or _UNPRINTABLE.search(value):
-        return f"{key} には文字列を指定してください", f"{key} must be a text without control characters"
+def _master_key(document: Mapping[str, Any], problems: _Problems) -> None:
+    section = document.get("general_settings")
+    key = section.get("master_key") if isinstance(section, dict) else None
+    wrong = _key_problem("master_key", key, MAX_KEY) if key is not None else None
+    if wrong:
+        problems.add(("general_settings", "master_key"), *wrong)
+
+
+def _key_problem(key: str, value: object, limit: int) -> tuple[str, str] | None:
+    """A key goes into a header line, which holds Latin-1 without control characters (RFC 9110 5.5)."""
+    if not isinstance(value, str) or not value or len(value) > limit:
+        return (
+            f"{key} には空でない文字列を指定してください（上限 {limit} 文字）",
+            f"{key} must be a non-empty text (limit {limit} characters)",
+        )
     if value.startswith(ENVIRON):
-        if not _ENVIRON_NAME.fullmatch(value.removeprefix(ENVIRON)):
-            return f"{key}: {ENVIRON}変数名 の形で書いてください", f"{key}: write {ENVIRON}NAME"
-    elif key == "api_base" and not value.startswith(("http://", "https://")):
-        return "api_base は http:// か https:// で始めてください", "api_base must start with http:// or https://"
+        return _reference_problem(key, value)
+    if _UNPRINTABLE.search(value) or any(character > "\xff" for character in value):
+        return (
+            f"{key} に制御文字や全角文字は使えません（Latin-1 の文字だけ）",
+            f"{key} must be Latin-1 without control characters",
+        )
     return None
+
+
+def _url_problem(value: object) -> tuple[str, str] | None:
+    if isinstance(value, str) and value.startswith(ENVIRON):
+        return _reference_problem("api_base", value)
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.lower().startswith(("http://", "https://")):
+        return (
+            "api_base は http:// か https:// で始まる URL にしてください",
+            "api_base must be an http:// or https:// URL",
+        )
+    if not value.isascii() or not value.isprintable() or set(value) & set("?# \\"):
+        return (
+            "api_base に ?、#、空白、全角文字は使えません",
+            "api_base must not hold ?, #, blanks or non-ASCII characters",
+        )
+    if "@" in value.split("/")[2]:
+        return (
+            "api_base にユーザー名やパスワードは書けません（キーは api_key に）",
+            "api_base must not hold a user or password (a key goes into api_key)",
+        )
+    if not _has_host(value):
+        return "api_base のホスト名かポート（1〜65535）が正しくありません", "api_base: bad host or port (1-65535)"
+    return None
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # brackets that do not match, a port that is no number or beyond 65535
+        return False
+    return bool(_HOST.fullmatch(host)) and port != 0 and not parts.netloc.endswith(":")
+
+
+def _reference_problem(key: str, value: str) -> tuple[str, str] | None:
+    if _ENVIRON_NAME.fullmatch(value.removeprefix(ENVIRON)):
+        return None
+    return f"{key}: {ENVIRON}変数名 の形で書いてください", f"{key}: write {ENVIRON}NAME"
 
 
 def _one_local(document: Mapping[str, Any], problems: _Problems) -> None:

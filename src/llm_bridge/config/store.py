@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llm_bridge.config import accepted, first, schema
 from llm_bridge.config.generations import Generation, Generations, read_bytes, revision_of
 from llm_bridge.config.schema import Config
-from llm_bridge.errors import ConfigInvalid, NotFound, Refused, RevisionMismatch
+from llm_bridge.errors import ConfigInvalid, Refused, RevisionMismatch
 
 if TYPE_CHECKING:
     from llm_bridge.config.edit import Editor
@@ -160,20 +160,13 @@ class ConfigStore:
         text = editor.result()
         return before, self._parse(text.encode()), text
 
-    def edit(self, change: Callable[[Editor], None], expect: str | None = None) -> Config:
-        """Apply `change` to the file on disk and write it; comments stay. Does not adopt.
+    def replace_text(self, text: str, expect: str | None = None) -> Config:
+        """Write `text` in place of the file, after validating it whole. Does not adopt.
 
         Raises:
             RevisionMismatch: `expect` is given and is not the file's revision, or someone wrote in between.
-            ConfigInvalid: the file on disk, or the result, cannot be used. Nothing was written.
+            ConfigInvalid: `text` cannot be used. Refused: the file cannot be written. Nothing was changed.
         """
-        with self._lock, self._generations.turn():
-            before = self._disk()
-            self._expect(before, expect)
-            return self._commit(before, self.draft(change)[2].encode())
-
-    def replace_text(self, text: str, expect: str | None = None) -> Config:
-        """Write `text` in place of the file, after validating it whole. Does not adopt. Raises as `edit` does."""
         with self._lock, self._generations.turn():
             before = self._disk()
             self._expect(before, expect)
@@ -186,16 +179,6 @@ class ConfigStore:
     def history(self) -> list[Generation]:
         """The accepted texts, the newest first."""
         return self._generations.list()
-
-    def rollback(self, revision: str, expect: str | None = None) -> Config:
-        """Write an earlier generation in place of the file. Raises NotFound, and as `edit` does."""
-        with self._lock, self._generations.turn():
-            before = self._disk()
-            self._expect(before, expect)
-            for generation in self.history():
-                if generation.revision == revision:
-                    return self._commit(before, read_bytes(generation.path))
-        raise NotFound(what=(f"設定の版 {revision}", f"configuration revision {revision}"))
 
     def _commit(self, before: bytes, data: bytes) -> Config:
         config = self._parse(data)

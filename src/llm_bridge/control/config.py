@@ -31,7 +31,9 @@ async def put_config(bridge: TheBridge, lang: TheLang, request: Request, respons
 async def validate_config(bridge: TheBridge, request: Request) -> schemas.ValidateAnswer:
     data = await _body(request)
     config = await asyncio.to_thread(lambda: bridge.store.validate(_incoming(bridge, data)))
-    return schemas.ValidateAnswer(revision=config.revision, models=[entry.name for entry in config.models])
+    return schemas.ValidateAnswer(
+        revision=config.revision, models=[entry.name for entry in config.models], unapplied=list(config.unapplied)
+    )
 
 
 async def reload_config(bridge: TheBridge, lang: TheLang, response: Response) -> schemas.ChangeAnswer:
@@ -107,8 +109,13 @@ async def _expected(bridge: Bridge, request: Request) -> str | None:
 
 def _changed(result: Result, response: Response, lang: Lang, said: tuple[str, str]) -> schemas.ChangeAnswer:
     response.headers[REVISION_HEADER] = f'"{result.revision}"'
+    message, warning = said[lang == "en"], result.warning[lang == "en"] if result.warning else None
+    if warning:
+        but = ", but the local model does not run: " if lang == "en" else "が、ローカルモデルは動いていません: "
+        message += but + warning
     return schemas.ChangeAnswer(
-        message=said[lang == "en"],
+        message=message,
+        warning=warning,
         applied=result.applied,
         removed=list(result.removed),
         revision=result.revision,

@@ -88,10 +88,14 @@ async def delete_model(
     if entry is None:
         return await _delete_file(bridge, lang, name)
     result = await bridge.manager.remove(name)
+    said = _said(lang, f"モデル {name} を設定から削除しました", f"Model {name} was removed from the config")
     stored = await asyncio.to_thread(bridge.catalogue.find, entry.model) if entry.local and files else None
     if stored is not None and not stored.builtin:
-        await asyncio.to_thread(bridge.catalogue.delete, entry.model)
-    said = _said(lang, f"モデル {name} を設定から削除しました", f"Model {name} was removed from the config")
+        user = await asyncio.to_thread(_delete_unused, bridge, entry.model)
+        if user is not None:  # configured again meanwhile; what was asked of the config is done all the same
+            said += _said(
+                lang, f"。ファイルはモデル {user} が使っているため残しました", f"; its file stays, model {user} uses it"
+            )
     return await _managed(bridge, result, said)
 
 
@@ -99,9 +103,11 @@ async def _delete_file(bridge: Bridge, lang: Lang, name: str) -> schemas.ManageA
     """A model that is only stored: its files go."""
     if await asyncio.to_thread(bridge.catalogue.find, name) is None:
         raise ModelNotConfigured(model=name)
-    config = await asyncio.to_thread(_on_disk, bridge)
-    _refuse_used(name, (*config.models, *bridge.store.current.models))
-    await asyncio.to_thread(bridge.catalogue.delete, name)
+    user = await asyncio.to_thread(_delete_unused, bridge, name)
+    if user is not None:
+        raise Refused(
+            ja=f"{name} は設定のモデル {user} が使っています", en=f"{name} is in use by the configured model {user}"
+        )
     return schemas.ManageAnswer(
         message=_said(lang, f"モデル {name} のファイルを削除しました", f"The files of model {name} were deleted"),
         operation="削除",
@@ -110,19 +116,20 @@ async def _delete_file(bridge: Bridge, lang: Lang, name: str) -> schemas.ManageA
         provider_model=f"ollama/{name}",
         applied=True,
         removed=[],
-        revision=config.revision,
+        revision=await asyncio.to_thread(bridge.store.disk_revision),
         seconds=0.0,
     )
 
 
-def _refuse_used(name: str, entries: Iterable[ModelEntry]) -> None:
-    wanted = names.parse(name)
-    for entry in entries:
-        if entry.local and _local_name(entry) == wanted.short:
-            raise Refused(
-                ja=f"{name} は設定のモデル {entry.name} が使っています",
-                en=f"{name} is in use by the configured model {entry.name}",
-            )
+def _delete_unused(bridge: Bridge, name: str) -> str | None:
+    """Delete the files of the stored model `name`, unless a configured model, on disk or running, uses them: returns
+    that one's name instead. Blocking, and both in one go, so that next to nothing can come between."""
+    wanted = names.parse(name).short
+    for entry in (*_on_disk(bridge).models, *bridge.store.current.models):
+        if entry.local and _local_name(entry) == wanted:
+            return entry.name
+    bridge.catalogue.delete(name)
+    return None
 
 
 async def _managed(bridge: Bridge, result: Result, message: str) -> schemas.ManageAnswer:

@@ -32,24 +32,30 @@ _ASSETS = {
 async def home(request: Request) -> Response:
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse({"message": "LLM-Bridge API is running"})
-    return _file(_STATIC / "home.html", "text/html; charset=utf-8")
+    return _file(request, _STATIC / "home.html", "text/html; charset=utf-8")
 
 
-async def docs() -> Response:
-    return _file(_STATIC / "docs.html", "text/html; charset=utf-8")
+async def docs(request: Request) -> Response:
+    return _file(request, _STATIC / "docs.html", "text/html; charset=utf-8")
 
 
-async def docs_asset(name: str) -> Response:
+async def docs_asset(request: Request, name: str) -> Response:
     """A file of the documentation page, from a fixed table: no path is ever made from `name`."""
     found = _ASSETS.get(name)
     if found is None:
         raise NotFound(what=(f"ファイル {name[:100]!r}", f"File {name[:100]!r}"))
-    return _file(*found)
+    return _file(request, *found)
 
 
-def _file(path: Path, media_type: str) -> Response:
-    """Browsers may keep it, and ask with its ETag whether it is still the same."""
-    return FileResponse(path, media_type=media_type, headers={"cache-control": "no-cache"})
+def _file(request: Request, path: Path, media_type: str) -> Response:
+    """Browsers may keep it, and ask with its ETag whether it is still the same: then it is not sent again."""
+    headers = {"cache-control": "no-cache"}
+    answer = FileResponse(path, media_type=media_type, headers=headers, stat_result=path.stat())
+    tag = answer.headers["etag"]
+    offered = {item.strip().removeprefix("W/") for item in request.headers.get("if-none-match", "").split(",")}
+    if tag in offered or "*" in offered:
+        return Response(status_code=304, headers={**headers, "etag": tag}, media_type=media_type)
+    return answer
 
 
 async def openapi_json(request: Request) -> Response:

@@ -119,6 +119,10 @@ class ConfigAnswer(_Answer):
 
 class ChangeAnswer(_Answer):
     message: str = Field(examples=["設定を再読み込みしました"])
+    warning: str | None = Field(
+        None,
+        description="適用後もローカルモデルが動かない原因 / why the local model does not run although this was applied",
+    )
     status: Literal["success"] = "success"
     applied: bool = Field(examples=[True])
     removed: list[str] = Field(examples=[[]])
@@ -130,6 +134,10 @@ class ValidateAnswer(_Answer):
     valid: Literal[True] = True
     revision: str = Field(description="保存した場合の版 / the revision it would get", examples=["1f3c9a0b7d2e4f58"])
     models: list[str] = Field(examples=[["bridge-mini", "gpt-4o-mini", "gpt-4o"]])
+    unapplied: list[str] = Field(
+        description="受け付けるがまだ効かない設定 / accepted, but without effect in this version",
+        examples=[["litellm_params.rpm"]],
+    )
 
 
 class Revision(_Answer):

@@ -49,6 +49,7 @@ def _config(bridge: Bridge) -> dict[str, Any]:
         "revision": bridge.store.current.revision,
         "on_disk": bridge.store.disk_revision(),
         "warning": bridge.store.warning,
+        "unapplied": list(bridge.store.current.unapplied),
     }
 
 

@@ -7,6 +7,7 @@ cannot be used is an error that names it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ Check = Callable[[Any], Any]
 _INT31 = 2**31 - 1
 _SCHEMA_BYTES = 64 * 1024
 _REPEAT_MAX = 4096  # a grammar is unrolled by the engine: {"minItems": 1e8} would be a hundred million rules
+_BRACES = re.compile(r"\{\s*(\d+)\s*,?\s*(\d*)\s*\}")
 _REPEATS = frozenset(("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"))
 
 
@@ -102,10 +104,26 @@ def _part(part: Any) -> None:
         raise ValueError('content: [{"type": "…"}]')
     if part["type"] == "text" and type(part.get("text")) is not str:
         raise ValueError('{"type": "text", "text": "…"}')
-    image = part.get("image_url")
-    url = image.get("url") if type(image) is dict else image
-    if image is not None and (type(url) is not str or not url.startswith("data:")):
-        raise ValueError("image_url: data:…")
+    for name in ("image_url", "source", "file_url", "video_url"):
+        holder = part.get(name)
+        url = holder.get("url") if type(holder) is dict else holder
+        if url is not None and (type(url) is not str or not url.startswith("data:")):
+            raise ValueError(f"{name}: data:…")
+
+
+def items(value: Any) -> Any:
+    """The input of the responses surface: a text, or items that may hold parts like those of a message."""
+    if type(value) is str:
+        return value
+    if type(value) is not list or not 0 < len(value) <= 4096:
+        raise ValueError("string | array 1 … 4096")
+    for item in value:
+        if type(item) is not dict:
+            raise ValueError("[{…}]")
+        content = item.get("content")
+        for part in content if type(content) is list else ():
+            _part(part)
+    return value
 
 
 def prompt(value: Any) -> Any:
@@ -121,6 +139,17 @@ def prompt(value: Any) -> Any:
     return value
 
 
+def grammar(value: Any) -> Any:
+    text(_SCHEMA_BYTES)(value)
+    _bounded_repeats(value)
+    return value
+
+
+def _bounded_repeats(pattern: str) -> None:
+    if any(int(number) > _REPEAT_MAX for braces in _BRACES.findall(pattern) for number in braces if number):
+        raise ValueError(f"{{m,n}} ≤ {_REPEAT_MAX}")
+
+
 def schema(value: Any) -> Any:
     """A JSON schema (or an object that holds one): bounded in size and in what it makes the engine unroll."""
     if type(value) is not dict:
@@ -134,6 +163,8 @@ def schema(value: Any) -> Any:
             for name, inner in item.items():
                 if name in _REPEATS and type(inner) in (int, float) and inner > _REPEAT_MAX:
                     raise ValueError(f"{name} ≤ {_REPEAT_MAX}")
+                if name == "pattern" and type(inner) is str:
+                    _bounded_repeats(inner)
                 pending.append(inner)
         elif type(item) is list:
             pending.extend(item)
@@ -195,7 +226,7 @@ _SAMPLING: dict[str, Check] = {
 _STRUCTURE: dict[str, Check] = {
     "response_format": schema,
     "json_schema": schema,
-    "grammar": text(_SCHEMA_BYTES),
+    "grammar": grammar,
     "tools": tools,
     "tool_choice": choice,
     "parallel_tool_calls": flag,
@@ -235,14 +266,14 @@ ENGINE_FIELDS: Mapping[str, Mapping[str, Check]] = {
         "n": integer(1, 8),
         "logprobs": integer(0, 20),
         "echo": flag,
-        "grammar": text(_SCHEMA_BYTES),
+        "grammar": grammar,
         "json_schema": schema,
     },
     "embeddings": {"input": prompt, "encoding_format": one_of("float", "base64"), "dimensions": integer(1, 1 << 16)},
     "responses": {
         **_SAMPLING,
         **_STRUCTURE,
-        "input": lambda v: v if type(v) is str else array(4096, least=1)(v),
+        "input": items,
         "instructions": text(1 << 20),
         "max_output_tokens": _TOKENS,
         "text": schema,

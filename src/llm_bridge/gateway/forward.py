@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
-from llm_bridge.errors import BadRequest, BridgeError, ConnectFailed, Lang, UpstreamFailed
+from llm_bridge.errors import BadRequest, BridgeError, ConnectFailed, Lang, UpstreamFailed, UpstreamTimeout
 from llm_bridge.gateway.body import Call, parse
 from llm_bridge.gateway.fields import for_engine
 from llm_bridge.gateway.surfaces import Surface
@@ -40,25 +40,38 @@ class Forwarder:
         for pause in _PAUSES:
             async with self._pool.lease(call.model) as route:
                 try:
-                    response = await self._send(route, call, clock)
+                    await self._carry(exchange, route, call, clock)
                 except ConnectFailed:
                     # Not a byte was sent, so nothing is repeated: the engine was replaced or is being restarted.
                     if route.lane != "local" or pause is None:
                         raise
                 else:
-                    await self._answer(exchange, route, response, clock)
                     return
             await asyncio.sleep(pause)
 
-    async def _send(self, route: Route, call: Call, clock: _Clock) -> Response:
+    async def _carry(self, exchange: Exchange, route: Route, call: Call, clock: _Clock) -> None:
+        """One call on one route, within the time the model's entry allows.
+
+        `timeout` bounds a whole call that does not stream; `stream_timeout` the wait for each next byte.
+        """
+        whole = route.entry.timeout
+        if call.stream or whole is None:
+            limit = (route.entry.stream_timeout if call.stream else None) or whole or _TIMEOUT
+            await self._exchange(exchange, route, call, (limit, limit), clock)
+            return
+        try:
+            async with asyncio.timeout(whole):
+                await self._exchange(exchange, route, call, (_TIMEOUT, _TIMEOUT), clock)
+        except TimeoutError:
+            raise UpstreamTimeout(upstream=route.upstream.name, phase="whole answer", seconds=whole) from None
+
+    async def _exchange(
+        self, exchange: Exchange, route: Route, call: Call, limits: tuple[float, float], clock: _Clock
+    ) -> None:
         body = self._prepare(call, route)
         path = self._surface.path if route.lane == "local" else self._surface.path.removeprefix("/v1")
-        limits = (route.entry.timeout or _TIMEOUT, route.entry.stream_timeout or _TIMEOUT)
         clock.out()
-        return await route.upstream.send("POST", path, body, limits=limits)
-
-    async def _answer(self, exchange: Exchange, route: Route, response: Response, clock: _Clock) -> None:
-        async with response:
+        async with await route.upstream.send("POST", path, body, limits) as response:
             clock.back()
             if response.status == 200 and response.header("content-type").startswith("text/event-stream"):
                 await self._stream(exchange, response, self._headers(route, clock))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llm_bridge.config.generations import read_bytes
 from llm_bridge.config.schema import Config
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.errors import NotFound, RevisionMismatch
@@ -50,7 +51,7 @@ def rolled_back(store: ConfigStore, revision: str, expect: str | None) -> Draft:
     """The file as it was at `revision`. Raises NotFound, ConfigInvalid, RevisionMismatch."""
     for generation in store.history():
         if generation.revision == revision:
-            return replaced(store, generation.path.read_text(encoding="utf-8"), expect)
+            return replaced(store, read_bytes(generation.path).decode(), expect)
     raise NotFound(what=(f"設定の版 {revision}", f"configuration revision {revision}"))
 
 

@@ -71,7 +71,7 @@ class Host:
 
     def unusable(self, reason: BridgeError) -> None:
         """The configured model cannot be tried at all."""
-        self._failure = EngineFailed(reason=(reason.text("ja"), reason.text("en")))
+        self.note(reason)
         self._event(Event.UNUSABLE)
 
     def runs(self, target: Target) -> bool:
@@ -146,9 +146,11 @@ class Host:
     def state(self) -> State:
         return self._state
 
-    def note(self, failure: EngineFailed) -> None:
+    def note(self, reason: BridgeError) -> None:
         """Remember why the last attempt failed, for status."""
-        self._failure = failure
+        if not isinstance(reason, EngineFailed):
+            reason = EngineFailed(reason=(reason.text("ja"), reason.text("en")))
+        self._failure = reason
 
     # -- the machine
 

@@ -18,13 +18,13 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_bridge.config import schema
 from llm_bridge.config.schema import Config, ModelEntry
 from llm_bridge.config.store import ConfigStore
-from llm_bridge.engines.base import Engine
+from llm_bridge.engines.base import Engine, Text
 from llm_bridge.errors import BadRequest, BridgeError, EngineFailed, ModelNotConfigured, Refused
 from llm_bridge.models import change
 from llm_bridge.models.change import Draft
@@ -47,7 +47,10 @@ Operation = Literal["追加", "切り替え", "削除", "再読み込み"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an operation did. `removed` are the names that are no longer configured, `seconds` how long it took."""
+    """What an operation did. `removed` are the names that are no longer configured, `seconds` how long it took.
+
+    `warning` is why the local model does not run although the change itself was written and applied.
+    """
 
     operation: Operation
     name: str
@@ -57,6 +60,7 @@ class Outcome:
     removed: tuple[str, ...]
     seconds: float
     generation: int
+    warning: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,14 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a job does to the engine: nothing, replace it by `target`, or (engine without target) end it."""
+    """What a job does to the engine: nothing, replace it by `target`, or (engine without target) end it.
+
+    `obstacle` is why nothing can be done to it although it was asked for.
+    """
 
     engine: bool = False
     target: Target | None = None
+    obstacle: BridgeError | None = None
 
 
 class Manager:
@@ -193,11 +201,13 @@ class Manager:
 
         Raises:
             ConfigInvalid: the file cannot be used; everything goes on as before. And as `add` does.
+            EngineFailed, Refused: nothing changed in the file, and the local model does not run this time either. When
+                something did, that is applied, and the Outcome carries the warning.
         """
         return await self._do(_Job("再読み込み", "", lambda: change.reread(self._store)))
 
     async def put_config(self, text: str, expect: str | None) -> Outcome:
-        """Replace the whole file and apply it. Raises as `reload` does, and RevisionMismatch."""
+        """Replace the whole file and apply it. Raises as `add` does, ConfigInvalid, RevisionMismatch."""
         return await self._do(_Job("再読み込み", "", lambda: change.replaced(self._store, text, expect)))
 
     async def rollback(self, revision: str, expect: str | None) -> Outcome:
@@ -226,13 +236,15 @@ class Manager:
         began = time.monotonic()
         async with self._intake:
             draft = await asyncio.to_thread(job.draft)
-            plan = await self._plan(job, draft.after)
+            plan = await self._plan(job, draft)
             ticket = self._accept() if plan.engine else 0
-        local = self._is_local(job.name, draft.after)
-        if not plan.engine or self._is_retry(job, draft.after):
-            # A retry writes first: what else changed in the file does not depend on the engine.
+        local, without = self._is_local(job.name, draft.after), plan.obstacle
+        if not plan.engine:
+            config = await self._write(job, plan)
+        elif self._stands_alone(job, draft):
             config = await self._write(job, _Plan())
-        if plan.engine:
+            config, without = await self._retry(job, config, plan, ticket)
+        else:
             config = await self._with_engine(job, plan, ticket)
         return Outcome(
             operation=job.operation,
@@ -243,11 +255,12 @@ class Manager:
             removed=tuple(sorted(draft.before - {entry.name for entry in config.models})),
             seconds=time.monotonic() - began,
             generation=self._pool.local.number if self._pool.local else 0,
+            warning=self._warning(without) if without is not None else None,
         )
 
-    async def _plan(self, job: _Job, after: Config) -> _Plan:
+    async def _plan(self, job: _Job, draft: Draft) -> _Plan:
         """What the engine has to do with it; nothing if the one that runs (or that failed) is not concerned."""
-        entry = after.local
+        after, entry = draft.after, draft.after.local
         if not job.apply or (entry is None and not self._changed(entry)):
             return _Plan()
         if entry is None:
@@ -256,15 +269,39 @@ class Manager:
         insists = job.operation == "再読み込み" or (named is not None and named.local)
         if not insists and not self._changed(entry):
             return _Plan()
-        target = await asyncio.to_thread(resolve, entry, self._settings, self._catalogue)
+        try:
+            target = await asyncio.to_thread(resolve, entry, self._settings, self._catalogue)
+        except (Refused, EngineFailed) as reason:
+            if not self._stands_alone(job, draft):
+                raise
+            # Or no change would ever be applied while the local model's file is missing.
+            self._host.note(reason)
+            return _Plan(obstacle=reason)
         return _Plan() if self._host.runs(target) else _Plan(engine=True, target=target)
 
     def _changed(self, entry: ModelEntry | None) -> bool:
         """Whether `entry` is another local model than the one that is configured now."""
         return _key(self._store.current.local) != _key(entry)
 
-    def _is_retry(self, job: _Job, after: Config) -> bool:
-        return job.operation == "再読み込み" and after.local is not None and not self._changed(after.local)
+    def _stands_alone(self, job: _Job, draft: Draft) -> bool:
+        """Whether the change does not depend on the engine: the configuration is given anew and its local model stays,
+        so for the engine it is a new attempt. A reload of an unchanged file is nothing but that attempt."""
+        entry, revision = draft.after.local, draft.after.revision
+        known = revision == self._store.current.revision and self._store.written_here(revision)
+        anew = job.operation == "再読み込み" and not (known and draft.text is None)
+        return anew and entry is not None and not self._changed(entry)
+
+    async def _retry(self, job: _Job, written: Config, plan: _Plan, ticket: int) -> tuple[Config, BridgeError | None]:
+        """The engine's part after `written`: what is on disk now is its draft. A failure is not that of the change."""
+        again = replace(job, draft=lambda: change.reread(self._store))
+        try:
+            return await self._with_engine(again, plan, ticket), None
+        except BridgeError as reason:
+            return written, reason
+
+    def _warning(self, reason: BridgeError) -> Text:
+        log.warning("the configuration was applied without its local model: %s", reason)
+        return reason.text("ja"), reason.text("en")
 
     def _is_local(self, name: str, after: Config) -> bool:
         entry = after.find(name) or self._store.current.find(name)

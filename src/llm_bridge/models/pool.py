@@ -133,7 +133,7 @@ class Pool:
             held, model = self._direct.take(entry)
             known = Route(entry.name, "direct", held.upstream, model, entry, 0), held
         elif self._failure is not None:
-            raise self._failure
+            raise _again(self._failure)
         elif self._local is not None:
             serving = self._local
             known = Route(entry.name, "local", serving.upstream, entry.name, entry, serving.number), serving
@@ -193,6 +193,11 @@ class Lease:
         holder, self._holder = self._holder, None
         if holder is not None:
             holder.give()
+
+
+def _again(failure: EngineFailed) -> EngineFailed:
+    """A fresh copy for each request: a raised exception keeps the frames of all who raised it, bodies included."""
+    return EngineFailed(param=failure.param, retry_after=failure.retry_after, **failure.fields)
 
 
 def _unavailable(ja: str, en: str) -> Unavailable:

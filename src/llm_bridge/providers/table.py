@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llm_bridge.config.schema import ENVIRON, ModelEntry
 from llm_bridge.errors import BadRequest, Forbidden, MissingKey
@@ -59,18 +59,15 @@ def upstream_for(entry: ModelEntry, settings: Settings) -> tuple[Upstream, str]:
             en=f"provider {entry.provider} is not available in this version (available: {known})",
             param="model",
         )
-    base = entry.api_base or (settings.secret("OPENAI_BASE_URL") if entry.provider == "openai" else "") or provider.base
-    if not base:
-        raise BadRequest(
-            ja=f"モデル {entry.name} に api_base が必要です", en=f"model {entry.name} needs api_base", param="model"
-        )
+    base = _value(entry.api_base or "", settings)
+    if not base and entry.provider == "openai":
+        base = settings.secret("OPENAI_BASE_URL")
+    base = base or provider.base
     reference = entry.api_key or f"{ENVIRON}{provider.variable}"
-    variable = reference.removeprefix(ENVIRON) if reference.startswith(ENVIRON) else ""
-    key = settings.secret(variable) if variable else reference
+    key = _value(reference, settings)
     if not key and not (provider.keyless or entry.api_base):
-        raise MissingKey(model=entry.name, name=variable)
-    url = urlsplit(base)
-    host = url.hostname or ""
+        raise MissingKey(model=entry.name, name=reference.removeprefix(ENVIRON))
+    url, host, port = _origin(entry.name, base)
     if settings.offline and not Bind(host, 0).loopback:
         raise Forbidden(
             ja=f"LLM_BRIDGE_OFFLINE=1 のため、外部のモデル {entry.name} は使えません",
@@ -78,11 +75,37 @@ def upstream_for(entry: ModelEntry, settings: Settings) -> tuple[Upstream, str]:
             param="model",
         )
     tls = _tls() if url.scheme == "https" else None
-    port = url.port or (443 if tls else 80)
+    authority = f"[{host}]" if ":" in host else host
+    if url.port:
+        authority = f"{authority}:{url.port}"
     headers = (("authorization", f"Bearer {key}"),) if key else ()
-    return Upstream(
-        host, port, tls=tls, authority=url.netloc, headers=headers, prefix=url.path.rstrip("/")
-    ), entry.model
+    return Upstream(host, port, tls=tls, authority=authority, headers=headers, prefix=url.path.rstrip("/")), entry.model
+
+
+def _value(text: str, settings: Settings) -> str:
+    """A value of the config, or what the environment variable holds that it names."""
+    return settings.secret(text.removeprefix(ENVIRON)) if text.startswith(ENVIRON) else text
+
+
+def _origin(name: str, base: str) -> tuple[SplitResult, str, int]:
+    """A base URL taken apart: (url, host, port). Its user and password, if any, are not looked at.
+
+    Raises:
+        BadRequest: not http(s) with a host and a usable port.
+    """
+    try:
+        url = urlsplit(base)
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        host = url.hostname or ""
+    except (ValueError, KeyError):
+        host = ""
+    if not host:
+        raise BadRequest(
+            ja=f"モデル {name} の api_base を http:// か https:// で始まるURLにしてください",
+            en=f"api_base of model {name} must be a URL that begins with http:// or https://",
+            param="model",
+        )
+    return url, host, port
 
 
 @functools.cache

@@ -2,12 +2,16 @@
 
 Paths are made from a parsed digest only. Writing happens outside ``blobs/`` (in ``partial/``); the final name appears
 by one rename after fsync, so a crash leaves rubbish in ``partial/`` and never a wrong blob.
+
+A blob is never a link to somebody else's file: whoever writes to that file later would change the blob under its name,
+and an engine that has it mapped would die of a SIGBUS. Where the file system can share extents, a clone costs nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -21,6 +25,7 @@ from typing import BinaryIO
 from llm_bridge.errors import BadRequest
 
 CHUNK = 1 << 20
+_FICLONE = 0x40049409  # <linux/fs.h>; the fcntl module has no name for it before Python 3.14
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -63,33 +68,30 @@ class BlobStore:
     def publish(self, source: BinaryIO) -> tuple[Digest, int]:
         """Copy a stream into the store, hashing while writing. Returns its digest and size. Raises OSError."""
         with self._temporary() as temp:
-            digest, size = hashlib.sha256(), 0
             with temp.open("xb") as file:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    size += file.write(chunk)
-                file.flush()
+                digest, size = _copy(source, file)
                 os.fsync(file.fileno())
-            found = Digest(digest.hexdigest())
-            self._appear(temp, found)
-            return found, size
+            self._appear(temp, digest)
+            return digest, size
 
     def publish_open_file(self, file: BinaryIO) -> tuple[Digest, int]:
-        """Take an open regular file in: by a hard link to exactly the file that was hashed, else by a copy.
+        """Take an open regular file in, from its start: by a clone of its extents where that works, else by a copy.
 
         Raises OSError, also when the file changed while it was read.
         """
         before = os.fstat(file.fileno())
-        digest = _hash(file)
-        if self.size(digest) is None and not self._link(file, digest):
-            file.seek(0)
-            copied, _ = self.publish(file)
-            if copied != digest:
+        with self._temporary() as temp:
+            with temp.open("x+b") as taken:
+                file.seek(0)
+                # What is hashed is what is kept: the clone, or the very bytes that are written.
+                digest, size = _hash(taken) if _cloned(taken, file) else _copy(file, taken)
+                os.fsync(taken.fileno())
+            after = os.fstat(file.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise OSError(errno.EBUSY, "the file changed while it was read")
-        after = os.fstat(file.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise OSError(errno.EBUSY, "the file changed while it was read")
-        return digest, after.st_size
+            if self.size(digest) != size:  # a blob that is here keeps its time, or its engine would look outdated
+                self._appear(temp, digest)
+            return digest, size
 
     def delete(self, digest: Digest) -> None:
         self.path(digest).unlink(missing_ok=True)
@@ -99,16 +101,6 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             for left in self._partial.iterdir():
                 left.unlink(missing_ok=True)
-
-    def _link(self, file: BinaryIO, digest: Digest) -> bool:
-        with self._temporary() as temp:
-            try:
-                _link_descriptor(file.fileno(), temp)
-            except OSError:
-                return False
-            os.fsync(file.fileno())
-            self._appear(temp, digest)
-            return True
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -129,18 +121,28 @@ class BlobStore:
             os.close(fd)
 
 
-def _link_descriptor(fd: int, target: Path) -> None:
-    """Link by the descriptor and not by the name: nobody can swap the file between the hash and the link."""
-    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # only with a folder's descriptor does Python call linkat(), the one that follows the link in /proc
-        os.link(str(fd), target, src_dir_fd=folder, follow_symlinks=True)
-    finally:
-        os.close(folder)
+def _cloned(target: BinaryIO, source: BinaryIO) -> bool:
+    """Make the empty `target` share the extents of `source`; False where the file system cannot."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:  # another file system, or one without reflinks; what is really wrong with the disk, the copy says
+        return False
+    return True
 
 
-def _hash(file: BinaryIO) -> Digest:
-    file.seek(0)
-    digest = hashlib.sha256()
+def _copy(source: BinaryIO, target: BinaryIO) -> tuple[Digest, int]:
+    """Write what `source` still holds to `target`. Returns the digest and size of what was written."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+        size += target.write(chunk)
+    target.flush()
+    return Digest(digest.hexdigest()), size
+
+
+def _hash(file: BinaryIO) -> tuple[Digest, int]:
+    digest, size = hashlib.sha256(), 0
     while chunk := file.read(CHUNK):
         digest.update(chunk)
-    return Digest(digest.hexdigest())
+        size += len(chunk)
+    return Digest(digest.hexdigest()), size

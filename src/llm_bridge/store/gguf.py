@@ -44,12 +44,8 @@ class GgufError(Exception):
 class Header:
     """What the bridge wants to know of a model file."""
 
-    version: int
     architecture: str
-    name: str
     context_length: int | None
-    has_chat_template: bool
-    tensor_count: int
     file_size: int
     file_type: int | None
     """llama.cpp's number of the quantisation, or None."""
@@ -87,8 +83,7 @@ class _Reader:
     def header(self) -> Header:
         if self._size < 24 or self._take(4) != b"GGUF":
             raise GgufError("not a GGUF file")
-        version = self._u32()
-        if version not in (2, 3):
+        if self._u32() not in (2, 3):
             raise GgufError("not GGUF version 2 or 3")
         tensors = self._count(self._u64(), MAX_TENSORS, 24, "tensors")
         if not tensors:
@@ -101,12 +96,8 @@ class _Reader:
             raise GgufError("the architecture is not named")
         context, file_type = found.get(f"{architecture}.context_length"), found.get("general.file_type")
         return Header(
-            version=version,
             architecture=architecture[:64],
-            name=str(found.get("general.name") or "")[:256],
             context_length=context if isinstance(context, int) and not isinstance(context, bool) else None,
-            has_chat_template=bool(found.get("tokenizer.chat_template")),
-            tensor_count=tensors,
             file_size=self._size,
             file_type=file_type if isinstance(file_type, int) else None,
             size_label=str(found.get("general.size_label") or "")[:64],

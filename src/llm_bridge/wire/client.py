@@ -3,8 +3,9 @@
 Invariants
 - A connection carries one exchange at a time and returns to the pool only after a complete response that allows reuse.
 - Leaving `async with response` early closes the connection: so an upstream learns that nobody listens any more.
-- A request is repeated by itself in one case only: a *reused* connection ended before a single response byte. That is
-  the keep-alive race of RFC 9112 9.3.1, and the fresh connection that follows is never repeated.
+- A request is repeated by itself in one case only: a *reused* connection ended within a second of the request and
+  before a single response byte. That is the keep-alive race of RFC 9112 9.3.1; an upstream that ends later has been
+  working on it, and the fresh connection that follows is never repeated.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _HIGH_WATER = 256 * 1024  # bytes a response may run ahead of its reader before 
 _IDLE_MAX = 64  # connections kept open per origin
 _HEAD_MAX = 64 * 1024
 _CONNECT = 5.0  # seconds a connection may take to be made
+_RACE = 1.0  # seconds after a request within which the end of a reused connection is the keep-alive race
 _SWEEP = 0.5  # seconds between two looks at the deadlines: one timer per origin instead of one per request
 
 
@@ -52,6 +54,7 @@ class _Connection(asyncio.Protocol):
         "phase",
         "reusable",
         "reused",
+        "sent",
         "size",
         "status",
         "transport",
@@ -74,7 +77,7 @@ class _Connection(asyncio.Protocol):
         self.size = self.status = self.head_bytes = 0
         self.headed = self.complete = self.framed = self.paused = self.reusable = False
         self.error: Exception | None = None
-        self.deadline = 0.0
+        self.deadline = self.sent = 0.0
         self.phase = ""
 
     # -- asyncio.Protocol
@@ -83,8 +86,10 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self.phase:  # bytes nobody asked for: this connection cannot be trusted with another request
-            self.abort()
+        if not self.phase or self.complete:  # bytes nobody asked for: not to be trusted with another request
+            self.reusable = False
+            if not self.phase:
+                self.abort()
             return
         if not self.headed:
             self.head_bytes += len(data)
@@ -93,24 +98,34 @@ class _Connection(asyncio.Protocol):
             if not self.headed and self.head_bytes > _HEAD_MAX:
                 self.fail("response headers too large")
         except httptools.HttpParserError as cause:
-            self.fail(f"not HTTP/1.1: {cause}")
+            self._malformed(cause)
         if self.headed and self.deadline:
             self.deadline = self.owner.loop.time() + self.limits[1]
         self.wake()
+
+    def _malformed(self, cause: Exception) -> None:
+        if self.complete:  # what follows a complete answer does not make that answer wrong
+            self.reusable = False
+        else:
+            self.fail(f"not HTTP/1.1: {cause}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self.owner.forget(self)
         if self.phase and not self.complete and self.error is None:
-            if self.headed and not self.framed:
+            if self.headed and not self.framed and exc is None:
                 self.complete = True  # a body delimited by the end of the connection (RFC 9112 6.3, rule 8)
-            elif self.reused and self.head_bytes == 0:
+            elif self.reused and self.head_bytes == 0 and self.owner.loop.time() - self.sent < _RACE:
                 self.error = _StaleConnection()
             else:
                 self.fail(str(exc) if exc else "connection closed before the response was complete")
         self.wake()
 
     # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("a second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.headed:  # a trailer field
@@ -154,7 +169,7 @@ class _Connection(asyncio.Protocol):
         self.transport.abort()
 
     def expire(self, now: float) -> None:
-        if self.deadline and now > self.deadline:
+        if self.deadline and now > self.deadline and not self.paused:  # paused: it is our reader that is slow
             seconds = round(self.limits[1] if self.headed else self.limits[0], 1)
             self.error = UpstreamTimeout(upstream=self.owner.name, phase=self.phase, seconds=seconds)
             self.deadline = 0.0
@@ -180,6 +195,8 @@ class _Connection(asyncio.Protocol):
         self.size = 0
         if self.paused:
             self.paused = False
+            if self.deadline:
+                self.deadline = self.owner.loop.time() + self.limits[1]
             if not self.lost:
                 self.transport.resume_reading()
         return data
@@ -231,12 +248,11 @@ class Response:
 
     async def rest(self) -> None:
         """Let the last bytes of a finished exchange come, for at most a second, so that the connection is reused."""
-        connection = self._connection
-        connection.limits = (1.0, 1.0)
-        connection.deadline = connection.owner.loop.time() + 1.0 if not connection.complete else 0.0
-        with contextlib.suppress(ServiceError):
-            while await self.read():
-                pass
+        with contextlib.suppress(ServiceError, TimeoutError):
+            if not self._connection.complete:
+                async with asyncio.timeout(1.0):
+                    while await self.read():
+                        pass
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,9 +303,7 @@ class Upstream:
     def authority_and_prefix(self) -> tuple[str, str]:
         return self.name, self._prefix
 
-    async def send(
-        self, method: str, path: str, body: bytes, headers: Headers = (), limits: tuple[float, float] = (600.0, 600.0)
-    ) -> Response:
+    async def send(self, method: str, path: str, body: bytes, limits: tuple[float, float] = (600.0, 600.0)) -> Response:
         """Send one request and wait for the response's head.
 
         Args:
@@ -299,22 +313,19 @@ class Upstream:
             ConnectFailed: nothing was sent.
             UpstreamFailed, UpstreamTimeout: it was sent, and no usable head came back.
         """
-        data = self._head(method, path, headers) + b"%d\r\n\r\n" % len(body) + body
+        data = self._head(method, path) + b"%d\r\n\r\n" % len(body) + body
         connection = self._idle.pop() if self._idle else await self._connect()
         try:
             return await self._exchange(connection, data, limits)
         except _StaleConnection:
             return await self._exchange(await self._connect(), data, limits)
 
-    def _head(self, method: str, path: str, headers: Headers) -> bytes:
+    def _head(self, method: str, path: str) -> bytes:
         head = self._heads.get((method, path))
         if head is None:
             head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._fixed}content-length: ".encode("latin-1")
             if len(self._heads) < 256:
                 self._heads[method, path] = head
-        if headers:
-            extra = "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
-            head = head[: -len(b"content-length: ")] + extra + b"content-length: "
         return head
 
     async def _connect(self) -> _Connection:
@@ -333,7 +344,8 @@ class Upstream:
         self._busy.add(connection)
         connection.limits = limits
         connection.phase = "first byte"
-        connection.deadline = self.loop.time() + limits[0]
+        connection.sent = self.loop.time()
+        connection.deadline = connection.sent + limits[0]
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
         try:
@@ -376,11 +388,12 @@ class Upstream:
             self._idle.remove(connection)
 
     async def close(self) -> None:
-        """Close every connection; exchanges that are running fail."""
+        """Close every connection; exchanges that are running fail, and are not repeated."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         for connection in (*self._idle, *self._busy):
+            connection.reused = False
             connection.transport.abort()
         self._idle.clear()
         await asyncio.sleep(0)

@@ -3,8 +3,9 @@
 Invariants
 - Nothing reaches a handler that `head.check` and the guard have not passed, and no body byte is kept that the matched
   route's limit does not cover.
-- One request of a connection is handled at a time; bytes that arrive meanwhile wait, unparsed, and past 64 KiB the
-  socket is no longer read (pipelining, RFC 9112 9.3.2).
+- One request of a connection is handled at a time; bytes that arrive meanwhile wait, unparsed (pipelining, RFC 9112
+  9.3.2). The socket is read all the time, because only so the end of a client is seen; who sends more than 64 KiB ahead
+  is cut off.
 - The end of the client's stream cancels the handler at once, in whatever it waits for.
 - Deadlines are an attribute that the server's one timer looks at, so an ordinary request costs no timer of its own.
 """
@@ -67,8 +68,9 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         self._drained: asyncio.Future[None] | None = None
         self._queue: list[tuple[Head, Handler | BridgeError, bytes]] = []
-        self._backlog: list[bytes] = []
-        self._backlog_size = 0
+        self._backlog = bytearray()
+        self._discarded = 0
+        self._unsent = 0  # bytes in the write buffer when the stall deadline was set
         self._deaf = False  # a refusal is under way: nothing more is read from this client
         self._parser = httptools.HttpRequestParser(self)
         self._start_message()
@@ -77,13 +79,12 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._fields: dict[bytes, bytes] = {}
         self._began = self._unread = self._resuming = False
-        self._count = self._raw = 0
+        self._count = self._fed = 0
         self._repeated = b""
         self._head: Head | None = None
         self._handler: Handler | None = None
         self._limit = 0
-        self._body: list[bytes] = []
-        self._body_size = 0
+        self._body = bytearray()
         self._body_since = 0.0
 
     # -- asyncio.Protocol
@@ -98,17 +99,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
-            self._backlog_size += len(data)
-            if self._backlog_size > _DEAF_MAX:
+            self._discarded += len(data)
+            if self._discarded > _DEAF_MAX:
                 self.abort()
-            return
-        if self.task is not None:
-            self._backlog.append(data)
-            self._backlog_size += len(data)
-            if self._backlog_size > _BACKLOG:
-                self.transport.pause_reading()
-            return
-        self._feed(data)
+        elif self.task is None:
+            self._feed(data)
+        else:
+            self._backlog += data
+            if len(self._backlog) > _BACKLOG:
+                self.abort()
 
     def eof_received(self) -> bool:
         # A client that ends its side while its request is being handled has left: no HTTP client in use waits for an
@@ -127,23 +126,29 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.deadline = self.server.now() + self.server.limits.stall
+        self._watch_unsent()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.deadline = 0.0 if self.task is not None else self.server.now() + self.server.limits.idle
+        limits = self.server.limits
+        self.deadline = 0.0 if self.task else self.server.now() + (limits.linger if self._deaf else limits.idle)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     async def writable(self) -> None:
         """Wait until the client has taken enough of what was written."""
-        while self.write_paused and not self._deaf:
+        while self.write_paused and not self.transport.is_closing():
             self._drained = self.server.loop.create_future()
             await self._drained
+
+    def _watch_unsent(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.server.now() + self.server.limits.stall
 
     # -- parsing
 
     def _feed(self, data: bytes) -> None:
+        self._fed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -154,10 +159,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(bad("HTTP/1.1 として正しくないリクエストです", "malformed HTTP/1.1 request"))
         else:
-            if self._began and self._head is None:
-                self._raw += len(data)
-                if self._raw > MAX_HEAD:
-                    self._refuse(HeadersTooLarge())
+            # What is fed and is no body is head, chunk sizes or trailer, all of which the parser keeps without a limit.
+            if self._began and self._fed - len(self._body) > 2 * MAX_HEAD + len(self._body) // 8:
+                self._refuse(HeadersTooLarge())
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on after an offer to switch protocols, which may be ignored (RFC 9110 7.8); Java's client always makes it.
@@ -228,18 +232,19 @@ class Connection(asyncio.Protocol):
         if len(length) > 18 or int(length) > self._limit:
             raise TooLarge(limit=self._limit)
         self._unread = parser.should_upgrade() and head.has_body
+        if self.task is None:
+            self._expect_body(head)
+
+    def _expect_body(self, head: Head) -> None:
         self._body_since = self.server.now()
-        if self.task is not None:
-            return
         self.deadline = self._body_since + self.server.limits.body
-        if b"expect" in head.fields:
+        if b"expect" in head.fields and not self._body:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        self._body_size += len(body)
-        if self._body_size > self._limit:
+        self._body += body
+        if len(self._body) > self._limit:
             raise TooLarge(limit=self._limit)
-        self._body.append(body)
 
     def on_message_complete(self) -> None:
         if self._unread:
@@ -247,7 +252,7 @@ class Connection(asyncio.Protocol):
         head, handler = self._head, self._handler
         if head is None or handler is None or len(self._queue) >= _PIPELINE_MAX:
             raise bad("先送りされたリクエストが多すぎます", "too many pipelined requests")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = bytes(self._body)
         self._start_message()
         self._submit(head, handler, body)
 
@@ -292,7 +297,6 @@ class Connection(asyncio.Protocol):
 
     def _done(self, exchange: Exchange) -> None:
         self.server.active.discard(exchange)
-        self.server.count(exchange)
         self.task = None
         self.exchange = None
         if self.transport.is_closing():
@@ -304,30 +308,27 @@ class Connection(asyncio.Protocol):
         elif self._queue:
             self._submit(*self._queue.pop(0))
         else:
-            if not self.write_paused:  # else the stall deadline goes on
-                self.deadline = self.server.now() + (
-                    self.server.limits.head if self._began else self.server.limits.idle
-                )
-            self._replay()
+            self._await_next()
 
-    def _replay(self) -> None:
-        """Feed what arrived while a request was being handled."""
-        if not self._backlog:
-            return
-        data = b"".join(self._backlog)
-        self._backlog.clear()
-        if self._backlog_size > _BACKLOG:
-            self.transport.resume_reading()
-        self._backlog_size = 0
-        self._feed(data)
+    def _await_next(self) -> None:
+        """Set the deadline for what comes next, and feed what has come meanwhile."""
+        if self._head is not None:
+            self._expect_body(self._head)
+        elif not self.write_paused:  # else the stall deadline goes on
+            limits = self.server.limits
+            self.deadline = self.server.now() + (limits.head if self._began else limits.idle)
+        if self._backlog:
+            data = bytes(self._backlog)
+            self._backlog.clear()
+            self._feed(data)
 
     def _linger(self) -> None:
         self._deaf = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.transport.resume_reading()
-            unsent = self.transport.get_write_buffer_size() > 0
-            self.deadline = self.server.now() + (self.server.limits.stall if unsent else self.server.limits.linger)
+            self.deadline = self.server.now() + self.server.limits.linger
+            if self.transport.get_write_buffer_size():
+                self._watch_unsent()
         else:
             self.transport.close()
 
@@ -345,14 +346,27 @@ class Connection(asyncio.Protocol):
         """Called twice a second: end what has run past its deadline."""
         if not self.deadline or now < self.deadline:
             return
-        if self.task is not None or self._deaf or self.write_paused or not self._began:
+        unsent = self.transport.get_write_buffer_size()
+        if 0 < unsent < self._unsent:  # slow, but it reads
+            self._watch_unsent()
+        elif self.task is not None or self._deaf or self.write_paused or not self._began:
             self.abort()  # a client that reads nothing, lingers after a refusal, or idles
-        elif self._head is not None and self._body_size / max(now - self._body_since, 1.0) >= self.server.limits.rate:
-            return
-        else:
+        elif self._head is None or len(self._body) / max(now - self._body_since, 1.0) < self.server.limits.rate:
             self._refuse(RequestTimeout())
+
+    def end(self, error: BridgeError) -> None:
+        """For the end of the server: whatever goes on here ends with `error`."""
+        if self.exchange is not None:
+            self.exchange.interrupt(error)
+        elif self._began and not self._deaf:
+            self._refuse(error)
 
     @property
     def waiting(self) -> bool:
         """No request of this connection is being handled."""
         return self.task is None
+
+    @property
+    def busy(self) -> bool:
+        """A request is arriving or being handled, or an answer has not left yet."""
+        return self.task is not None or self._began or self.transport.get_write_buffer_size() > 0

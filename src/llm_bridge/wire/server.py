@@ -15,6 +15,7 @@ from llm_bridge.wire.guard import Guard
 from llm_bridge.wire.head import Head
 
 _SWEEP = 0.5  # seconds between two looks at the deadlines
+_SETTLE = 0.02  # seconds between two looks at who is still busy, while stopping
 
 
 class Server:
@@ -27,7 +28,6 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.active: set[Exchange] = set()
-        self.counts: dict[int, int] = {}
         self.draining = False
         self._connections: set[Connection] = set()
         self._max = max_connections
@@ -66,9 +66,6 @@ class Server:
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
-    def count(self, exchange: Exchange) -> None:
-        self.counts[exchange.status] = self.counts.get(exchange.status, 0) + 1
-
     def _sweep(self) -> None:
         now = self.now()
         for connection in tuple(self._connections):
@@ -97,9 +94,9 @@ class Server:
         for connection in self._connections:
             connection.keep_alive = False
         await self._settle(grace)
-        left = tuple(self.active)
-        for exchange in left:
-            exchange.interrupt(_closing())
+        left = len(self.active)
+        for connection in tuple(self._connections):
+            connection.end(_closing())
         await self._settle(1.0)
         for listener in self._listeners:
             listener.close()
@@ -107,12 +104,14 @@ class Server:
             self._sweeper.cancel()
         for connection in tuple(self._connections):
             connection.transport.close()
-        return len(left)
+        return left
 
     async def _settle(self, seconds: float) -> None:
-        tasks = [exchange.task for exchange in self.active if exchange.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        """Wait until no connection is busy, at most `seconds`; also for requests that are still arriving."""
+        for _ in range(int(seconds / _SETTLE) + 1):
+            if not any(connection.busy for connection in self._connections):
+                return
+            await asyncio.sleep(_SETTLE)
 
 
 def _closing() -> Unavailable:

@@ -22,8 +22,8 @@ class Dialect:
     """How a surface ends its streams.
 
     Attributes:
-        ends: first bytes of an event that is the regular end.
-        errors: first bytes of an event that reports a failure, which is an end as well.
+        ends: how a line begins that makes an event the regular end.
+        errors: how a line begins that makes it the report of a failure, which is an end as well.
     """
 
     ends: tuple[bytes, ...]
@@ -70,12 +70,13 @@ class Relay:
 
     def _cut(self, events: bytes) -> bytes:
         """Look for the terminal event; the usual piece has none and costs a few substring searches."""
-        dialect = self._dialect
-        if not any(mark in events for mark in (*dialect.ends, *dialect.errors)):
+        marks = (*self._dialect.ends, *self._dialect.errors)
+        if not any(mark in events for mark in marks):
             return events
         start = 0
         for boundary in _BOUNDARY.finditer(events):
-            if events.startswith((*dialect.ends, *dialect.errors), start):
+            # Any line of the event may be the one: comments, ids and event names may stand before it.
+            if any(line.startswith(marks) for line in events[start : boundary.start()].splitlines()):
                 self.ended = True
                 return events[: boundary.end()]
             start = boundary.end()
