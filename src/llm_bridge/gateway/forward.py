@@ -7,6 +7,7 @@ Order of a call: parse → lease → prepare → send → (stream | whole). Ever
 from __future__ import annotations
 
 import asyncio
+import functools
 from time import perf_counter_ns
 from urllib.parse import quote
 
@@ -93,12 +94,9 @@ class Forwarder:
         document["model"] = route.model
         return orjson.dumps(document)
 
-    def _headers(self, route: Route, clock: _Clock) -> bytes:
-        return b"x-llm-bridge-model: %b\r\nx-llm-bridge-lane: %b\r\nx-llm-bridge-overhead-us: %d\r\n" % (
-            quote(route.alias, safe=" :/._-@").encode(),
-            route.lane.encode(),
-            clock.overhead_us(),
-        )
+    @staticmethod
+    def _headers(route: Route, clock: _Clock) -> bytes:
+        return b"%bx-llm-bridge-overhead-us: %d\r\n" % (_served_by(route.alias, route.lane), clock.overhead_us())
 
     async def _stream(self, exchange: Exchange, response: Response, headers: bytes) -> None:
         relay = Relay(self._surface.dialect)
@@ -127,6 +125,12 @@ class Forwarder:
 
 # The engine reports these as 500, but the call is what is wrong.
 _CALLERS_FAULT = ("Failed to parse", "image input is not", "audio input is not", "Unknown ", "input (")
+
+
+@functools.lru_cache(maxsize=1024)
+def _served_by(alias: str, lane: str) -> bytes:
+    """Which model and lane answered, as header lines; an alias in any script, percent-encoded where it has to be."""
+    return f"x-llm-bridge-model: {quote(alias, safe=' :/._-@')}\r\nx-llm-bridge-lane: {lane}\r\n".encode("ascii")
 
 
 class _Clock:

@@ -49,6 +49,7 @@ def replaced(store: ConfigStore, text: str, expect: str | None) -> Draft:
 
 def rolled_back(store: ConfigStore, revision: str, expect: str | None) -> Draft:
     """The file as it was at `revision`. Raises NotFound, ConfigInvalid, RevisionMismatch."""
+    _expected(store, expect)
     for generation in store.history():
         if generation.revision == revision:
             return replaced(store, read_bytes(generation.path).decode(), expect)
