@@ -12,11 +12,13 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from llm_bridge.config.schema import ENVIRON, Config
 from llm_bridge.config.store import ConfigStore
 from llm_bridge.config.watch import watch
 from llm_bridge.engines.llamacpp import LlamaCpp
@@ -122,6 +124,7 @@ class _Bridge:
         gateway_socket, admin_socket = _sockets(settings)
         store = ConfigStore(settings.config_path, settings.home)
         config = store.open()
+        settings = self._with_master_key(config)
         pool = Pool(settings)
         pool.configure(config)  # before anyone can ask: an unknown model is a 404, one that is not ready yet is a wait
         catalogue = Catalogue(settings.home / "models", builtin())
@@ -147,6 +150,21 @@ class _Bridge:
                 task.cancel()
             await manager.close(0)
         return 0
+
+    def _with_master_key(self, config: Config) -> Settings:
+        """The settings, with the key for the gateway taken from the config where the environment has none (LiteLLM's
+        `general_settings.master_key`). It counts from the start of the process."""
+        written = config.master_key
+        if self._settings.api_key or not written:
+            return self._settings
+        key = self._settings.secret(written.removeprefix(ENVIRON)) if written.startswith(ENVIRON) else written
+        if not key:
+            raise SettingError(
+                f"config.yaml の master_key が指す {written.removeprefix(ENVIRON)} が設定されていません"
+                f" / {written.removeprefix(ENVIRON)}, named by master_key in config.yaml, is not set"
+            )
+        logs.configure(self._settings.log_level, (*self._settings.secrets(), key))
+        return replace(self._settings, api_key=key)
 
     def _guard(self) -> Guard:
         return Guard(self._settings.allowed_hosts)

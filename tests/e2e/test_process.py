@@ -233,6 +233,24 @@ def test_an_occupied_port_stops_the_whole_start(tmp_path: Path, name: str) -> No
             assert probe.connect_ex(("127.0.0.1", other)) != 0
 
 
+def test_litellms_master_key_locks_the_gateway(tmp_path: Path) -> None:
+    home = tmp_path / "data"
+    home.mkdir(mode=0o700)
+    (home / "config.yaml").write_text(
+        "model_list:\n  - model_name: m\n    litellm_params:\n      model: ollama/bridge-mini\n"
+        "general_settings:\n  master_key: os.environ/MY_MASTER\n"
+    )
+    with running(tmp_path, {"MY_MASTER": "sk-canary-master"}) as bridge:
+        assert bridge.chat("hi", max_tokens=2).status == 401
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+        key = {"authorization": "Bearer sk-canary-master"}
+        assert call(f"{bridge.gateway}/v1/chat/completions", body, headers=key).status == 200
+        assert "sk-canary-master" not in bridge.log.read_text()
+    nameless = spawn(tmp_path, environment(tmp_path))
+    assert nameless.process.wait(15) != 0
+    assert "MY_MASTER" in nameless.log.read_text()
+
+
 def test_an_engine_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
     bridge = spawn(tmp_path, environment(tmp_path, engine="ollama"))
     assert bridge.process.wait(15) != 0

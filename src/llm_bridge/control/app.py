@@ -54,12 +54,19 @@ ROUTES = (
     Entry("GET", "/models/{name:path}", models.get_model, ADMIN, "1つのモデル / one model", (404,)),
     Entry("DELETE", "/models/{name:path}", models.delete_model, ADMIN, "削除 / remove a model", (404, 409, 422)),
     Entry("GET", "/config", config.get_config, ADMIN, "設定（秘密は伏せ字） / the config, secrets masked"),
-    Entry("PUT", "/config", config.put_config, ADMIN, "設定の置き換え / replace it", (412, 413, 422, 503), text=True),
+    Entry(
+        "PUT", "/config", config.put_config, ADMIN, "設定の置き換え / replace it", (409, 412, 413, 422, 503), text=True
+    ),
     Entry("POST", "/config/validate", config.validate_config, ADMIN, "設定の検査 / check one", (413, 422), text=True),
     Entry("POST", "/config/reload", config.reload_config, ADMIN, "再読み込み・適用 / apply the file", (409, 422, 503)),
     Entry("GET", "/config/history", config.config_history, ADMIN, "以前の設定 / earlier revisions"),
     Entry(
-        "POST", "/config/rollback", config.rollback_config, ADMIN, "以前の設定に戻す / go back", (404, 412, 422, 503)
+        "POST",
+        "/config/rollback",
+        config.rollback_config,
+        ADMIN,
+        "以前の設定に戻す / go back",
+        (404, 409, 412, 422, 503),
     ),
     Entry("GET", "/status", status.get_status, ADMIN, "動作状況 / what is running"),
     Entry("GET", "/health", status.get_health, PUBLIC, "生存確認 / liveness"),

@@ -47,6 +47,7 @@ REASONS = {
 }
 JSON = b"application/json"
 EVENTS = b"text/event-stream"
+_EMPTY = (204, 304)  # have no body, and a length would speak of another answer (RFC 9110 8.6)
 _STATUS = {code: f"HTTP/1.1 {code} {reason}\r\n".encode() for code, reason in REASONS.items()}
 
 
@@ -89,13 +90,10 @@ class Exchange:
         """A complete answer. `headers` are ready lines (``b"name: value\\r\\n"…``)."""
         self.started = True
         self.status = status
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n" % (
-            status_line(status),
-            content_type,
-            len(body),
-            headers,
-            self._fixed(),
-        )
+        described = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
+        if status in _EMPTY:
+            described = b""
+        head = b"%b%b%b%b\r\n" % (status_line(status), described, headers, self._fixed())
         self._connection.transport.write(head if self.head.method == "HEAD" else head + body)
         self.finished = True
 
