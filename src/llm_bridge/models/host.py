@@ -157,7 +157,7 @@ class Host:
     def _event(self, event: Event, ran: float = 0.0) -> None:
         before = self._state
         self._state, commands = step(before, event, ran)
-        log.info("engine: %s %s -> %s", event.name, before.phase.value, self._state.phase.value)
+        log.debug("engine: %s %s -> %s", event.name, before.phase.value, self._state.phase.value)
         for command in commands:
             self._actions[command]()
 
@@ -183,6 +183,7 @@ class Host:
             raise RuntimeError("nothing to serve")
         self._failure = None
         self._pool.serve(generation)
+        log.info("model %s is ready (engine %d)", generation.engine.model, generation.number)
         self._keep(asyncio.create_task(self._watch(generation), name=f"engine-watch-{generation.number}"), self._tasks)
 
     def _do_retire(self) -> None:
