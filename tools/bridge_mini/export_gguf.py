@@ -11,9 +11,11 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from model import BUILD_DIR, END, PAD, SHAPE, START
 
 ASSET = Path(__file__).parents[2] / "src" / "llm_bridge" / "assets" / "bridge-mini.gguf"
+MIN_P = 0.5
 DESCRIPTION = "Tiny built-in model that explains llm-bridge in Japanese and English"
 # ChatML. Roles other than user and assistant count as system; system texts are cut to 300 characters and only the
-# last seven messages are kept, so that a prompt stays within the lengths of the training.
+# last seven messages are kept, so that a prompt stays within the lengths of the training. A question that is all in
+# capitals is put in lower case.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- set role = message.role if message.role in ['user', 'assistant'] else 'system' -%}
@@ -26,6 +28,7 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- set ns.text = ns.text | trim -%}
 {%- endif -%}
+{%- if role == 'user' and ns.text == ns.text | upper -%}{%- set ns.text = ns.text | lower -%}{%- endif -%}
 {%- if role == 'system' -%}{%- set ns.text = ns.text[:300] | trim -%}{%- endif -%}
 {%- if loop.first and role == 'system' or loop.index0 + 7 >= messages | length -%}
 {{- '<|im_start|>' + role + '\\n' + ns.text + '<|im_end|>\\n' -}}
@@ -53,6 +56,9 @@ def add_metadata(writer: GGUFWriter) -> None:
     writer.add_rope_freq_base(SHAPE.rope_base)
     writer.add_layer_norm_rms_eps(SHAPE.eps)
     writer.add_vocab_size(SHAPE.vocab)
+    # Defaults for sampling: only tokens at least half as likely as the best one.
+    writer.add_sampling_min_p(MIN_P)
+    writer.add_sampling_temp(0.0)
 
 
 def add_vocabulary(writer: GGUFWriter, tokenizer: dict) -> None:
