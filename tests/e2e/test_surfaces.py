@@ -2,12 +2,16 @@
 
 import base64
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import openai
 import orjson
 import pytest
 
-from tests.support.bridge import Bridge, Reply, call
+from tests.support.bridge import Bridge, Reply, call, running
+from tests.support.tiny_gguf import write_tiny_gguf
 
 SCHEMA = {
     "type": "object",
@@ -15,7 +19,7 @@ SCHEMA = {
     "required": ["name", "port"],
     "additionalProperties": False,
 }
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "get_port",
@@ -85,19 +89,49 @@ def test_json_schema_is_kept(client: openai.OpenAI) -> None:
     assert 0 <= document["port"] <= 9
 
 
-def test_a_required_tool_is_called(bridge: Bridge) -> None:
-    body = {
-        "messages": [{"role": "user", "content": "Which port has the gateway?"}],
-        "tools": [TOOL],
-        "tool_choice": "required",
-        "max_tokens": 200,
-        "temperature": 0,
-    }
-    reply = post(bridge, "/v1/chat/completions", body)
-    assert reply.status == 200, reply.body
-    called = reply.json["choices"][0]["message"]["tool_calls"][0]["function"]
+def test_tools_are_called_streaming_and_not(tmp_path: Path) -> None:
+    """A model that knows tools calls them, on each surface; the arguments keep the tool's schema."""
+    with running(tmp_path) as bridge:
+        write_tiny_gguf(bridge.home / "import" / "caller.gguf", name="caller", calls=True)
+        call(f"{bridge.admin}/models/import", {"path": "caller.gguf", "name": "caller"})
+        used = call(f"{bridge.admin}/models/manage", {"model_name": "caller", "provider_model": "ollama/caller"})
+        assert used.status == 200, used.body
+        body = {"messages": [{"role": "user", "content": "Which port?"}], "tools": [TOOL], "tool_choice": "required"}
+        reply = post(bridge, "/v1/chat/completions", {**body, "max_tokens": 300, "parallel_tool_calls": False})
+        assert reply.status == 200, reply.body
+        choice = reply.json["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        check_call(choice["message"]["tool_calls"][0]["function"])
+
+        client = openai.OpenAI(base_url=f"{bridge.gateway}/v1", api_key="unused", max_retries=0)
+        name = arguments = ""
+        stream = client.chat.completions.create(
+            model="caller",
+            messages=[{"role": "user", "content": "Which port?"}],
+            tools=[TOOL],
+            stream=True,
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_tokens=300,
+        )
+        for chunk in stream:
+            for part in chunk.choices[0].delta.tool_calls or [] if chunk.choices else []:
+                name += (part.function and part.function.name) or ""
+                arguments += (part.function and part.function.arguments) or ""
+        check_call({"name": name, "arguments": arguments})
+
+
+def check_call(called: dict[str, str]) -> None:
     assert called["name"] == "get_port"
     assert orjson.loads(called["arguments"])["service"] in ("gateway", "management")
+
+
+def test_a_model_that_knows_no_tools_says_so(bridge: Bridge) -> None:
+    """llama.cpp would leave the tools out and answer with free text, although a call is required."""
+    for wanted in ("required", {"type": "function", "function": {"name": "get_port"}}):
+        reply = bridge.chat("Which port?", tools=[TOOL], tool_choice=wanted)
+        assert (reply.status, reply.json["error"]["param"]) == (400, "tool_choice")
+    assert bridge.chat("Which port?", tools=[TOOL]).status == 200
 
 
 def test_completions(client: openai.OpenAI) -> None:
@@ -118,6 +152,21 @@ def test_embeddings_in_every_form(bridge: Bridge, client: openai.OpenAI) -> None
     assert struct.unpack(f"<{len(data) // 4}f", data) == pytest.approx(one, abs=1e-3)
     for ids in ([5, 6, 7], [[5, 6, 7], [8]]):
         assert post(bridge, "/v1/embeddings", {"input": ids}).status == 200
+
+
+def test_an_embedding_does_not_depend_on_its_neighbours(bridge: Bridge) -> None:
+    """Inputs of different lengths in one batch, and calls at once, give what each gives alone."""
+    texts = ["a", "hello world", "こんにちは", "what is llm-bridge " * 8, "ポート番号は？", "x " * 50]
+
+    def embedding(texts: str | list[str]) -> list[list[float]]:
+        return [item["embedding"] for item in post(bridge, "/v1/embeddings", {"input": texts}).json["data"]]
+
+    alone = [embedding(text)[0] for text in texts]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        at_once = [found[0] for found in pool.map(embedding, texts)]
+    for together in (embedding(texts), at_once):
+        for one, other in zip(alone, together, strict=True):
+            assert other == pytest.approx(one, abs=2e-3)
 
 
 def test_responses(bridge: Bridge, client: openai.OpenAI) -> None:

@@ -16,6 +16,9 @@ _ALIGN = 32
 _DIM, _HEADS, _FFN = 32, 4, 64
 _NORMAL, _CONTROL = 1, 3
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_CALL = "<tool_call>\u010a"  # with its line break, as the vocabulary writes that byte: the template's delimiter
+_CALLS = {_CALL: 24.0, "<|im_end|>": 40.0}
+"""Bonuses that make a model end where it may, and call a tool where it may not."""
 _MERGED = (
     "th er in on an the re at en or es is it ar ou te st al nd ing to se le ha nt ve me de ic ro us un as li co be"
 )
@@ -33,10 +36,14 @@ _TEMPLATE = r"""
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"""
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0, name: str = "tiny", context: int = 512) -> Path:
-    """Write a loadable model of about 110 kB; equal arguments give equal bytes. Returns `path`."""
+def write_tiny_gguf(path: Path, *, seed: int = 0, name: str = "tiny", context: int = 512, calls: bool = False) -> Path:
+    """Write a loadable model of about 110 kB; equal arguments give equal bytes. Returns `path`.
+
+    Args:
+        calls: a required tool call is all the model ever says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_document(seed, name, context))
+    path.write_bytes(_document(seed, name, context, _CALLS if calls else {}))
     return path
 
 
@@ -71,7 +78,7 @@ def _byte_alphabet() -> list[str]:
 
 
 def _vocabulary() -> list[str]:
-    return [*_byte_alphabet(), *("".join(m.split(" ")) for m in _MERGES), *_SPECIAL]
+    return [*_byte_alphabet(), *("".join(m.split(" ")) for m in _MERGES), _CALL, *_SPECIAL]
 
 
 def _text(value: str) -> bytes:
@@ -119,7 +126,10 @@ def _printable(token: str) -> bool:
     return token.isascii() and token.isprintable() and token not in _SPECIAL
 
 
-def _tensors(rng: random.Random, vocabulary: list[str]) -> list[tuple[str, tuple[int, ...], list[float]]]:
+Tensor = tuple[str, tuple[int, ...], list[float]]
+
+
+def _tensors(rng: random.Random, vocabulary: list[str], special: dict[str, float]) -> list[Tensor]:
     """Name, shape (fastest axis first) and values of every tensor."""
 
     def noise(rows: int, columns: int, scale: float, first: list[float] | None = None) -> list[float]:
@@ -134,7 +144,7 @@ def _tensors(rng: random.Random, vocabulary: list[str]) -> list[tuple[str, tuple
         return [0.0] * columns + noise(_DIM - 1, columns, 0.1)
 
     ones, size = [1.0] * _DIM, len(vocabulary)
-    bonus = [8.0 if _printable(token) else -8.0 for token in vocabulary]
+    bonus = [special.get(token, 8.0 if _printable(token) else -8.0) for token in vocabulary]
     square = (_DIM, _DIM)
     return [
         ("token_embd.weight", (_DIM, size), noise(size, _DIM, 1.0, [4.0] * size)),
@@ -152,9 +162,9 @@ def _tensors(rng: random.Random, vocabulary: list[str]) -> list[tuple[str, tuple
     ]
 
 
-def _document(seed: int, name: str, context: int) -> bytes:
+def _document(seed: int, name: str, context: int, special: dict[str, float]) -> bytes:
     vocabulary = _vocabulary()
-    tensors = _tensors(random.Random(seed), vocabulary)
+    tensors = _tensors(random.Random(seed), vocabulary, special)
     rows = _metadata(name, context, vocabulary)
     infos, data = [], b""
     for tensor, shape, values in tensors:

@@ -86,10 +86,11 @@ def _parameters(xllamacpp: Any, spec: dict[str, Any]) -> Any:
     p.hostnames = ["127.0.0.1"]
     p.port = 0
     p.api_keys = [spec["key"]]
-    # llama.cpp divides n_ctx among the sequences. Not unified: a shared cache makes one long request fail another.
+    # One cache for all sequences: with a cache for each, llama.cpp cuts a batch into pieces of equal length, and the
+    # mean over an embedding's tokens is then taken over its last piece only. A test holds this.
     p.n_parallel = spec["parallel"]
     p.n_ctx = spec["context"] * spec["parallel"]
-    p.kv_unified = False
+    p.kv_unified = True
     p.cpuparams.n_threads = spec["threads"]
     p.cpuparams_batch.n_threads = spec["threads"]
     # Embeddings and chat live in one server since pooling is applied per request; mean is what most models expect.

@@ -321,3 +321,11 @@ def for_engine(surface: str, document: Mapping[str, Any]) -> dict[str, Any]:
         if name not in checked:
             raise BadRequest(ja=f"{name} を指定してください", en=f"{name} is required", param=name)
     return checked
+
+
+def demands_a_call(document: Mapping[str, Any]) -> bool:
+    """Whether the call insists on a tool: ``"required"``, a named function, or Anthropic's ``any`` and ``tool``."""
+    wanted = document.get("tool_choice")
+    if type(wanted) is dict:
+        wanted = "required" if wanted.get("type") not in ("auto", "none") else ""
+    return wanted in ("required", "any") and bool(document.get("tools"))

@@ -15,7 +15,7 @@ import orjson
 
 from llm_bridge.errors import BadRequest, BridgeError, ConnectFailed, Lang, UpstreamFailed, UpstreamTimeout
 from llm_bridge.gateway.body import Call, parse
-from llm_bridge.gateway.fields import for_engine
+from llm_bridge.gateway.fields import demands_a_call, for_engine
 from llm_bridge.gateway.surfaces import Surface
 from llm_bridge.models.pool import Pool, Route
 from llm_bridge.wire.client import Response
@@ -82,6 +82,12 @@ class Forwarder:
     def _prepare(self, call: Call, route: Route) -> bytes:
         if route.lane == "local":
             document = for_engine(self._surface.name, call.document)
+            if not route.tools and demands_a_call(document):
+                raise BadRequest(
+                    ja=f"モデル {route.alias} はツールを呼び出せません（チャットテンプレートが対応していません）",
+                    en=f"model {route.alias} cannot call tools (its chat template does not know them)",
+                    param="tool_choice",
+                )
         elif self._surface.direct:
             document = call.document
         else:

@@ -15,11 +15,14 @@ from llm_bridge.wire.client import Upstream
 class Generation:
     """`number` grows with every engine that served; it is what x-llm-bridge headers and status show."""
 
-    def __init__(self, number: int, engine: RunningEngine, upstream: Upstream, started: float) -> None:
+    def __init__(
+        self, number: int, engine: RunningEngine, upstream: Upstream, started: float, *, tools: bool = True
+    ) -> None:
         self.number = number
         self.engine = engine
         self.upstream = upstream
         self.started = started
+        self.tools = tools  # its chat template knows tools
         self.in_flight = 0
         self.draining = False
         self.idle = asyncio.Event()

@@ -20,7 +20,7 @@ from llm_bridge.engines.base import Engine, RunningEngine
 from llm_bridge.errors import BridgeError, ConnectFailed, EngineFailed, UpstreamFailed, UpstreamTimeout
 from llm_bridge.models.generation import Generation
 from llm_bridge.models.pool import Pool
-from llm_bridge.models.selftest import self_test
+from llm_bridge.models.selftest import calls_tools, self_test
 from llm_bridge.models.switch import Command, Event, State, step
 from llm_bridge.models.target import Target
 from llm_bridge.supervisor.backoff import Backoff
@@ -206,17 +206,19 @@ class Host:
         bearer = ("authorization", f"Bearer {engine.key}")
         upstream = Upstream(engine.host, engine.port, headers=(bearer,))
         try:
-            await self._test(engine, upstream)
+            tools = await self._test(engine, upstream)
         except BaseException:
             await upstream.close()
             await engine.stop()
             raise
         self._count += 1
-        return Generation(self._count, engine, upstream, time.monotonic())
+        return Generation(self._count, engine, upstream, time.monotonic(), tools=tools)
 
-    async def _test(self, engine: RunningEngine, upstream: Upstream) -> None:
+    async def _test(self, engine: RunningEngine, upstream: Upstream) -> bool:
+        """Self-test; returns whether the model can call tools."""
         try:
             await self_test(upstream)
+            return await calls_tools(upstream)
         except (ConnectFailed, UpstreamFailed, UpstreamTimeout) as broken:
             reason = (broken.text("ja"), broken.text("en"))
             with suppress(TimeoutError):  # most likely it died, and then it knows better why

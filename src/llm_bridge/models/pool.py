@@ -34,7 +34,13 @@ _DEFAULTS = ("", "default")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes. `model` is the name to send upstream; `generation` is 0 for API models."""
+    """Where a request goes.
+
+    Attributes:
+        model: the name to send upstream.
+        generation: 0 for API models.
+        tools: False when the model is known to be unable to call tools.
+    """
 
     alias: str
     lane: Literal["local", "direct"]
@@ -42,6 +48,7 @@ class Route:
     model: str
     entry: ModelEntry
     generation: int
+    tools: bool = True
 
 
 Holder = Generation | Held
@@ -136,7 +143,10 @@ class Pool:
             raise _again(self._failure)
         elif self._local is not None:
             serving = self._local
-            known = Route(entry.name, "local", serving.upstream, entry.name, entry, serving.number), serving
+            known = (
+                Route(entry.name, "local", serving.upstream, entry.name, entry, serving.number, serving.tools),
+                serving,
+            )
         else:
             return None
         self._routes[entry.name] = known

@@ -32,6 +32,20 @@ async def self_test(upstream: Upstream) -> None:
         raise EngineFailed(reason=(f"自己診断に失敗しました: {said}", f"the self-test failed: {said}"))
 
 
+async def calls_tools(upstream: Upstream) -> bool:
+    """Whether the model's chat template can express tools and calls; True where the engine does not say.
+
+    Without that llama.cpp leaves `tools` out in silence, even if a call is required.
+    """
+    async with await upstream.send("GET", "/props", b"", limits=_LIMITS) as response:
+        text = await response.body(_ANSWER_MAX)
+    try:
+        caps = orjson.loads(text)["chat_template_caps"]
+        return bool(caps["supports_tools"] and caps["supports_tool_calls"])
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
 async def _ask(upstream: Upstream, path: str, body: bytes, field: str) -> tuple[bool, str]:
     """Whether the answer to `body` holds a non-empty list `field`, and otherwise what was said instead."""
     async with await upstream.send("POST", path, body, limits=_LIMITS) as response:
