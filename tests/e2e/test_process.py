@@ -110,7 +110,7 @@ def long_model(bridge: Bridge) -> None:
 def test_a_stop_lets_requests_finish(tmp_path: Path, number: int) -> None:
     """E8: under load, nothing is reset, running requests end well, the exit code is 0."""
     resets = 0
-    stops = 5 if number == signal.SIGTERM else 1
+    stops = 7 if number == signal.SIGTERM else 3
     slowest = 0.0
     grace = 25
 
