@@ -157,7 +157,7 @@ async def test_errors_of_the_framework_are_one_clear_line(here: World) -> None:
         ),
         ("POST", "/models/manage", b"{", 422, "リクエストに誤りがあります: 本文が JSON として読めません"),
         ("POST", "/models/manage", None, 422, "リクエストに誤りがあります: 本文 は必須です"),
-        ("POST", "/models/manage", b"[" * 9000, 400, "リクエストの本文が読めません"),
+        ("POST", "/models/manage", b"[" * 200_000, 400, "リクエストの本文が読めません"),
         ("GET", "/nowhere", None, 404, "パス '/nowhere' は見つかりません"),
         ("POST", "/models", None, 405, "この操作は GET で呼び出してください"),
         ("PATCH", "/config", None, 405, "この操作は GET, PUT で呼び出してください"),
