@@ -5,7 +5,7 @@ UV         := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: up test check bench faults train clean
+.PHONY: up test check bench clean
 up: .venv/.runtime           ## set up and start the bridge (gateway :8000, management :9999)
 	@exec .venv/bin/llm-bridge up
 

@@ -85,6 +85,7 @@ PAYLOADS = [POST + tail for tail in FRAMING] + LINES
 # What may be answered with something else than 400, because it is refused for another honest reason.
 ALSO = {413, 415}
 
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 PATHS = [
     *("/V1/models", "/v1//models", "//v1/models", "/v1/./models", "/v1/x/../models", "/v1/%6dodels", "/%76%31/models"),
     *(
@@ -120,9 +121,7 @@ def test_ambiguous_requests_are_refused_and_the_connection_ends() -> None:
 def test_what_is_authorised_is_what_is_matched() -> None:
     """A3: with keys on, no spelling of a path or Host gets past the check."""
     wrong: list[tuple[str, int]] = []
-    requests = [
-        f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n" for path in PATHS for method in ("GET", "POST", "PUT")
-    ]
+    requests = [f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n" for path in PATHS for method in METHODS]
     requests += [line.decode("latin-1") for line in LINES]
 
     async def work() -> None:
