@@ -3,10 +3,9 @@
 import asyncio
 import time
 
-import psutil
-
 from llm_bridge.wire.connection import Limits
 from tests.support import upstream as up
+from tests.support.memory import resident
 from tests.support.stack import CHAT, STREAM, ask, gateway, post, read_answer
 from tests.wire.raw import exchange, listeners, status
 
@@ -39,20 +38,20 @@ async def test_chunk_extensions_without_end_are_refused() -> None:
 async def test_a_body_in_tiny_pieces_costs_little_or_is_refused() -> None:
     data = b"2\r\n{ \r\n" + b"2\r\n  \r\n" * 500_000
     async with listeners(max_body=8 << 20) as servers:
-        before = psutil.Process().memory_info().rss
+        before = resident()
         head = post(CHAT).partition(b"content-length")[0] + b"transfer-encoding: chunked\r\n\r\n"
         assert status(await exchange(servers["gateway"].port, head + data)) == 431
-        assert psutil.Process().memory_info().rss - before < 24 << 20
+        assert resident(settle=False) - before < 24 << 20
 
 
 async def test_garbage_behind_a_request_does_not_switch_back_pressure_off() -> None:
     async with gateway(endless) as stack:
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port, limit=1024)
-        before = psutil.Process().memory_info().rss
+        before = resident()
         writer.write(post(STREAM) + b"\x00garbage\r\n\r\n")
         await stack.upstream.asked(1)
         await asyncio.sleep(1.0)
-        assert psutil.Process().memory_info().rss - before < 16 << 20
+        assert resident(settle=False) - before < 16 << 20
         writer.transport.abort()
         await asyncio.wait_for(stack.upstream.left.wait(), 5)
         del reader

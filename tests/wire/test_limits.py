@@ -4,11 +4,11 @@ import asyncio
 import resource
 import time
 
-import psutil
 import pytest
 
 from llm_bridge.wire.connection import Limits
 from tests.support import upstream as up
+from tests.support.memory import resident
 from tests.support.stack import CHAT, STREAM, ask, gateway, post, read_answer, run
 from tests.wire.raw import exchange, listeners, status
 
@@ -65,15 +65,15 @@ def test_an_endless_body_and_an_endless_head_cost_no_memory() -> None:
     async def work() -> None:
         async with listeners(max_body=cap) as servers:
             await ask(servers["gateway"].port, post(CHAT))
-            before = psutil.Process().memory_info().rss
+            before = resident()
             peak = before
             chunk = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
             for server in servers.values():
                 pushed = await push(server.port, POST + b"transfer-encoding: chunked\r\n\r\n", chunk)
                 assert pushed < 200 << 20
-                peak = max(peak, psutil.Process().memory_info().rss)
+                peak = max(peak, resident(settle=False))
                 await push(server.port, GET + b"x: ", b"a" * (1 << 20))
-                peak = max(peak, psutil.Process().memory_info().rss)
+                peak = max(peak, resident(settle=False))
         growth = peak - before
         print(f"C3: RSS growth {growth / 2**20:.1f} MiB (cap {cap >> 20} + 16)")
         assert growth <= cap + (16 << 20)
@@ -180,7 +180,7 @@ def test_clients_that_never_read_are_let_go() -> None:
 
     async def work() -> None:
         async with gateway(endless, QUICK) as stack:
-            before = psutil.Process().memory_info().rss
+            before = resident()
             clients = [await asyncio.open_connection("127.0.0.1", stack.port, limit=1024) for _ in range(stuck)]
             for _, writer in clients:
                 writer.write(post(STREAM))
@@ -189,7 +189,7 @@ def test_clients_that_never_read_are_let_go() -> None:
             most = 0
             while stack.server.active and time.monotonic() - began < 15:
                 await asyncio.sleep(0.1)
-                most = max(most, psutil.Process().memory_info().rss - before)
+                most = max(most, resident(settle=False) - before)
             freed = stuck - len(stack.server.active)
             per_client = most / stuck / 2**20
             print(f"C5: {stuck} stuck readers, freed in time {freed}, RSS per client {per_client:.2f} MiB")

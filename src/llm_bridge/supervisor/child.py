@@ -60,7 +60,6 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, kind: str) -> None:
         self._process = process
-        self._kind = kind
         self._tail = Tail()
         self._record: Path | None = None
         self._reader = asyncio.create_task(self._drain_stderr(), name=f"{kind}-{process.pid}-stderr")

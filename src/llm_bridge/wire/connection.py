@@ -242,9 +242,9 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        self._body += body
-        if len(self._body) > self._limit:
+        if len(self._body) + len(body) > self._limit:
             raise TooLarge(limit=self._limit)
+        self._body += body
 
     def on_message_complete(self) -> None:
         if self._unread:
@@ -274,6 +274,7 @@ class Connection(asyncio.Protocol):
         head = self._head or Head("GET", self._target or b"/", self._fields, "1.1", False, self.peer)
         head.keep_alive = False
         self._deaf = True
+        self._body.clear()  # nobody will read it
         self._submit(head, error, b"")
 
     async def _run(self, exchange: Exchange, handler: Handler | BridgeError) -> None:
