@@ -62,6 +62,11 @@ def run(settings: Settings) -> int:
             f"ポート {taken.bind} は使用中です: {taken.holder or '不明なプロセス'}。{taken.variable} で変更できます",
             f"port {taken.bind} is in use by {taken.holder or 'an unknown process'}; change it with {taken.variable}",
         )
+    except instance.NoHomeError as problem:
+        return _say(
+            f"データの置き場所 {settings.home} を使えません: {problem}。LLM_BRIDGE_HOME で変更できます",
+            f"the data directory {settings.home} cannot be used: {problem}; change it with LLM_BRIDGE_HOME",
+        )
     except (ConfigInvalid, SettingError) as problem:
         return _say(problem.text("ja") if isinstance(problem, BridgeError) else str(problem), "")
 

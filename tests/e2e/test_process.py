@@ -251,6 +251,16 @@ def test_litellms_master_key_locks_the_gateway(tmp_path: Path) -> None:
     assert "MY_MASTER" in nameless.log.read_text()
 
 
+def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file, no folder")
+    bridge = spawn(tmp_path, environment(tmp_path))
+    assert bridge.process.wait(15) == 1
+    text = bridge.log.read_text()
+    assert str(tmp_path / "data") in text
+    assert "LLM_BRIDGE_HOME" in text
+    assert "Traceback" not in text
+
+
 def test_an_engine_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
     bridge = spawn(tmp_path, environment(tmp_path, engine="ollama"))
     assert bridge.process.wait(15) != 0

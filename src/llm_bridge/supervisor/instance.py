@@ -21,18 +21,27 @@ class AlreadyRunningError(RuntimeError):
         self.pid = pid
 
 
+class NoHomeError(RuntimeError):
+    """The data directory cannot be made or written; the text says why."""
+
+
 @contextmanager
 def locked(home: Path) -> Iterator[Path]:
     """Hold `home` for this process; yields the path of the note. The kernel lets go of the lock however we end.
 
     Raises:
         AlreadyRunningError: another bridge runs on it.
+        NoHomeError: it cannot be made or written.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     run = home / "run"
-    run.mkdir(mode=0o700, exist_ok=True)
     note = run / "bridge.json"
-    with (run / "lock").open("a+b") as lock:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run.mkdir(mode=0o700, exist_ok=True)
+        lock = (run / "lock").open("a+b")
+    except OSError as cause:
+        raise NoHomeError(cause.strerror or str(cause)) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
